@@ -1,0 +1,3 @@
+"""headsplat: personal head avatars made of 3D Gaussians."""
+
+__version__ = "0.1.0"

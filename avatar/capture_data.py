@@ -1,0 +1,264 @@
+"""A capture folder on disk: what ``avatar capture`` leaves and every later stage reads.
+
+    me.capture/   capture.json (written last) · frames/cam0/000000.jpg · masks/cam0/000000.png ·
+                  audio.wav · landmarks.safetensors · track.safetensors · splits.json · report.html
+
+Every array is indexed by frame; a missing face is a ``valid`` flag, never a shorter list.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from avatar.checks import InputError
+from avatar.tensorfile import read_tensors, write_tensors
+from avatar.types import Camera, HeadState
+
+CAPTURE_FORMAT = "headsplat.capture"
+CAPTURE_VERSION = 1
+TRACK_FORMAT = "headsplat.track"
+TRACK_VERSION = 1
+LANDMARKS_FORMAT = "headsplat.landmarks"
+LANDMARKS_VERSION = 1
+
+TRACK_TENSORS = {
+    "K": "C 3 3",
+    "T_cam_world": "C 4 4",
+    "lattice": "478 3",
+    "basis": "E 478 3",
+    "eyeballs": "2 3",
+    "expression": "F E",
+    "gaze": "F 2 2",
+    "T_world_head": "F 4 4",
+    "T_world_torso": "F 4 4",
+    "landmarks_px": "F 478 2",
+    "residual_px": "F",
+    "valid": "F",
+}
+
+
+@dataclass(frozen=True)
+class Track:
+    """The tracked person: one camera set, one personal lattice, one state a frame."""
+
+    K: Tensor
+    """[C, 3, 3] pixels of the stored frames."""
+    T_cam_world: Tensor
+    """[C, 4, 4]."""
+    lattice: Tensor
+    """[478, 3] neutral face lattice, head frame, metres (MediaPipe's point order; the last 10 are irises)."""
+    basis: Tensor
+    """[E, 478, 3] metres of displacement at coefficient 1; the first 52 are ARKit's shapes."""
+    eyeballs: Tensor
+    """[2, 3] centres of the subject's left and right eyeball, head frame, metres."""
+    expression: Tensor
+    """[F, E]."""
+    gaze: Tensor
+    """[F, 2, 2] radians, as in ``HeadState``."""
+    T_world_head: Tensor
+    """[F, 4, 4]."""
+    T_world_torso: Tensor
+    """[F, 4, 4]; the torso frame is the head frame of the reference frame (the most frontal one)."""
+    landmarks_px: Tensor
+    """[F, 478, 2] detected points in camera 0, pixels of the stored frames; 0 where not valid."""
+    residual_px: Tensor
+    """[F] RMS distance of the model's points from the detected ones, pixels."""
+    valid: Tensor
+    """[F] bool: the frame shows the face and was solved."""
+    expression_names: tuple[str, ...]
+    """E names; the first 52 are Apple's."""
+    rig: str
+    """Name of the rig that made the lattice, ``"lattice"`` by default."""
+    fps: float
+    """Frames a second."""
+
+    def __len__(self) -> int:
+        return self.expression.shape[0]
+
+    def states(self) -> HeadState:
+        """Return the tracked states of all frames as one batch."""
+        return HeadState(self.expression, self.gaze, self.T_world_head, self.T_world_torso)
+
+    def save(self, path: Path) -> None:
+        """Write track.safetensors atomically."""
+        tensors = {name: getattr(self, name) for name in TRACK_TENSORS}
+        for name, tensor in tensors.items():
+            tensors[name] = tensor.bool() if name == "valid" else tensor.float()
+        header = {"rig": self.rig, "expression_names": list(self.expression_names), "fps": self.fps}
+        write_tensors(path, tensors, format=TRACK_FORMAT, version=TRACK_VERSION, header=header)
+
+    @staticmethod
+    def load(path: Path) -> Track:
+        """Read track.safetensors; raises InputError naming what is wrong and what to do."""
+        remedy = "Run: avatar capture VIDEO -o DIR.capture"
+        tensors, header = read_tensors(
+            path, format=TRACK_FORMAT, version=TRACK_VERSION, required=TRACK_TENSORS, remedy=remedy
+        )
+        names = header.get("expression_names")
+        if not isinstance(names, list) or len(names) != tensors["expression"].shape[1]:
+            raise InputError(f"{path}: expression_names do not fit the tensor 'expression'. {remedy}")
+        return Track(
+            **{name: tensors[name] for name in TRACK_TENSORS},
+            expression_names=tuple(str(name) for name in names),
+            rig=str(header.get("rig", "lattice")),
+            fps=float(header.get("fps", 25.0)),
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Frame ranges, first included, last excluded."""
+
+    train: tuple[int, int]
+    """Frames that fitting sees (the validation part included)."""
+    validation: tuple[int, int]
+    """The last part of ``train``, on which choices are made; a final fit uses it too."""
+    test: tuple[int, int]
+    """Held-out frames, never seen in fitting."""
+
+    @staticmethod
+    def default(frames: int) -> Splits:
+        """Hold out the last 20 % of the frames; the last eighth of the rest is for validation."""
+        test = frames - frames // 5
+        return Splits((0, test), (test - test // 8, test), (test, frames))
+
+
+class Capture:
+    """An opened capture folder. Frames are read when asked for; nothing is kept in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and check ``path``; raises InputError if it is no finished capture."""
+        self.path = Path(path)
+        remedy = f"Run: avatar capture VIDEO -o {self.path}"
+        file = self.path / "capture.json"
+        if not file.is_file():
+            state = "has no capture.json: it was not finished" if self.path.is_dir() else "does not exist"
+            raise InputError(f"{self.path} {state}. {remedy}")
+        try:
+            header = json.loads(file.read_text())
+            known = header["format"] == CAPTURE_FORMAT and header["version"] <= CAPTURE_VERSION
+            self.frames, self.fps = int(header["frames"]), float(header["fps"])
+            camera = header["cameras"][0]
+            self.width, self.height = int(camera["width"]), int(camera["height"])
+        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+            raise InputError(f"{file} is damaged ({error!r}). {remedy}") from error
+        if not known:
+            raise InputError(
+                f"{file} is {header['format']} version {header['version']}; this program reads "
+                f"{CAPTURE_FORMAT} up to version {CAPTURE_VERSION}. {remedy}"
+            )
+        self.header: dict[str, Any] = header
+
+    @property
+    def source_sha256(self) -> str:
+        """Hash of the source video."""
+        return str(self.header.get("source_sha256", ""))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of each stage done so far."""
+        return dict(self.header.get("seconds", {}))
+
+    @property
+    def audio(self) -> Path | None:
+        """The 16 kHz mono sound, or None where the clip has none."""
+        path = self.path / "audio.wav"
+        return path if path.is_file() else None
+
+    @cached_property
+    def track(self) -> Track:
+        """The track; raises InputError where it is missing or does not fit the capture."""
+        track = Track.load(self.path / "track.safetensors")
+        if len(track) != self.frames:
+            raise InputError(
+                f"{self.path}: track.safetensors has {len(track)} frames, capture.json says "
+                f"{self.frames}. Run: avatar capture VIDEO -o {self.path}"
+            )
+        return track
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The frame split of splits.json."""
+        file = self.path / "splits.json"
+        try:
+            value = json.loads(file.read_text())
+            parts = [tuple(int(i) for i in value[k]) for k in ("train", "validation", "test")]
+            if any(len(p) != 2 or not 0 <= p[0] <= p[1] <= self.frames for p in parts):
+                raise ValueError(f"ranges {parts} do not fit {self.frames} frames")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise InputError(
+                f"{file} is missing or damaged ({error!r}). Run: avatar capture VIDEO -o {self.path}"
+            ) from error
+        return Splits(parts[0], parts[1], parts[2])
+
+    def camera(self, index: int = 0) -> Camera:
+        """The tracked camera at the stored frames' size."""
+        return Camera(self.track.K[index], self.track.T_cam_world[index], self.width, self.height)
+
+    def frame_path(self, frame: int, camera: int = 0) -> Path:
+        """Where the picture of a frame lies."""
+        return self.path / "frames" / f"cam{camera}" / f"{frame:06d}.jpg"
+
+    def mask_path(self, frame: int, camera: int = 0) -> Path:
+        """Where the person mask of a frame lies."""
+        return self.path / "masks" / f"cam{camera}" / f"{frame:06d}.png"
+
+    def frame(self, frame: int, camera: int = 0) -> np.ndarray:
+        """Read a picture, uint8 [H, W, 3] sRGB."""
+        return self._read(self.frame_path(frame, camera), cv2.IMREAD_COLOR)[..., ::-1]
+
+    def mask(self, frame: int, camera: int = 0) -> np.ndarray:
+        """Read a person mask, uint8 [H, W], 255 on the person."""
+        return self._read(self.mask_path(frame, camera), cv2.IMREAD_GRAYSCALE)
+
+    def on_white(self, frame: int, camera: int = 0) -> np.ndarray:
+        """Read a frame with the person on white, float32 [H, W, 3] in [0, 1]."""
+        alpha = self.mask(frame, camera)[..., None].astype(np.float32) / 255
+        return self.frame(frame, camera).astype(np.float32) / 255 * alpha + (1 - alpha)
+
+    def _read(self, path: Path, mode: int) -> np.ndarray:
+        picture = cv2.imread(str(path), mode)
+        if picture is None or picture.shape[:2] != (self.height, self.width):
+            found = "cannot be read" if picture is None else f"is {picture.shape[1]}x{picture.shape[0]}"
+            raise InputError(
+                f"{path} {found}; expected a {self.width}x{self.height} picture. "
+                f"Run: avatar capture VIDEO -o {self.path}"
+            )
+        return picture
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Raw detections of one camera."""
+
+    points: Tensor
+    """[F, 478, 3] x, y in pixels of the stored frames, z in the same unit (MediaPipe's relative depth)."""
+    valid: Tensor
+    """[F] bool: a face was found."""
+
+    def save(self, path: Path) -> None:
+        """Write landmarks.safetensors atomically."""
+        tensors = {"points": self.points.float(), "valid": self.valid.bool()}
+        write_tensors(path, tensors, format=LANDMARKS_FORMAT, version=LANDMARKS_VERSION, header={})
+
+    @staticmethod
+    def load(path: Path) -> Landmarks:
+        """Read landmarks.safetensors; raises InputError naming what is wrong."""
+        tensors, _ = read_tensors(
+            path,
+            format=LANDMARKS_FORMAT,
+            version=LANDMARKS_VERSION,
+            required={"points": "F 478 3", "valid": "F"},
+            remedy="Run: avatar capture VIDEO -o DIR.capture",
+        )
+        return Landmarks(tensors["points"], tensors["valid"].bool())
+
+
