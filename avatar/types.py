@@ -9,7 +9,7 @@ Dims: N Gaussians, V vertices, F frames, E expressions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -162,6 +162,30 @@ class Driver(Protocol):
     def states(self) -> Iterator[HeadState]:
         """Yield one state a frame; ends where the source does (a live source need not end)."""
         ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a long job: command line, viewer and tests are listeners of the same reports."""
+
+    stage: str
+    """What is going on, for example ``"landmarks"``."""
+    done: int
+    """Units finished."""
+    total: int
+    """Units in all; 0 where unknown."""
+    message: str = ""
+    """A sentence for the user; empty where the bar says enough."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Named measurements, for example ``{"psnr": 27.1}``."""
+
+
+Reporter = Callable[[Progress], None]
+"""Takes reports; long functions have a ``report: Reporter = ignore_progress`` argument."""
+
+
+def ignore_progress(progress: Progress) -> None:
+    """Listen to nothing."""
 
 
 def look_at(eye: Tensor, target: Tensor, up: Tensor | None = None) -> Tensor:
