@@ -1,0 +1,360 @@
+"""The avatar: Gaussians bound to the head, posed by a state; and its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avatar.checks import InputError, check
+from avatar.model.deform import COLOUR, MEAN, QUAT, SCALE, BlendshapeDeformer
+from avatar.rig.arkit import ARKIT_NAMES
+from avatar.rotations import (
+    matrix_to_quat,
+    matrix_to_rotvec,
+    quat_multiply,
+    rotvec_to_matrix,
+    transform_points,
+)
+from avatar.tensorfile import read_tensors, write_tensors
+from avatar.types import Camera, Gaussians, HeadState
+
+AVATAR_FORMAT = "headsplat.avatar"
+AVATAR_VERSION = 1
+
+POSE_FEATURES = 6 + 4
+"""Head rotation and translation (3 + 3) and gaze (4) stand behind the expression in the features."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """What the track knows about the person: fixed while the Gaussians are fitted."""
+
+    lattice: Tensor
+    """[478, 3] neutral face, head frame, metres."""
+    basis: Tensor
+    """[E, 478, 3] displacement at coefficient 1, metres."""
+    triangles: Tensor
+    """[T, 3] int64 vertex indices of the lattice."""
+    eyeballs: Tensor
+    """[2, 3] centres, head frame, metres."""
+    expression_names: tuple[str, ...]
+    """E names, the first 52 Apple's."""
+    expression_low: Tensor
+    """[E] 2nd percentile seen in training."""
+    expression_high: Tensor
+    """[E] 98th percentile seen in training."""
+    rest: HeadState
+    """A single neutral state at the person's usual pose and gaze."""
+    camera: Camera
+    """The capture's camera."""
+    fps: float
+    """Frames a second of the capture."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """How each Gaussian hangs on the rig; fixed by creation, carried along by densification."""
+
+    triangle: Tensor
+    """[N] int64 lattice triangle that the Gaussian follows."""
+    barycentric: Tensor
+    """[N, 3] weights of its corners, summing to one."""
+    follow: Tensor
+    """[N] share of the triangle's displacement that the Gaussian takes: 1 on the skin, fading into
+    hair and neck, 0 on upper teeth and eyeballs."""
+    eye: Tensor
+    """[N] int64: 0 or 1 for the subject's left or right eyeball, -1 for all else."""
+
+    def __getitem__(self, index: Tensor) -> Binding:
+        return Binding(
+            self.triangle[index], self.barycentric[index], self.follow[index], self.eye[index]
+        )
+
+
+GAUSSIAN_PARAMETERS = ("means", "quats", "log_scales", "logit_opacities", "colours", "torso_logits")
+"""Parameters with one row a Gaussian, in canonical space (head frame, neutral face)."""
+
+
+class Avatar(nn.Module):
+    """A person as Gaussians that move with a ``HeadState``.
+
+    ``pose`` is a pure function of the state. Raw parameters live in the head frame at the neutral
+    expression; ``pose`` adds the lattice's displacement, the learned offsets and the rigid motion of
+    head, torso and eyeballs.
+    """
+
+    lattice: Tensor
+    basis: Tensor
+    triangles: Tensor
+    eyeballs: Tensor
+    expression_low: Tensor
+    expression_high: Tensor
+    triangle: Tensor
+    barycentric: Tensor
+    follow: Tensor
+    eye: Tensor
+
+    def __init__(
+        self,
+        person: Person,
+        binding: Binding,
+        parameters: dict[str, Tensor],
+        *,
+        shapes: int = 20,
+        hidden: int = 64,
+        header: dict[str, Any] | None = None,
+    ) -> None:
+        """Assemble an avatar.
+
+        Args:
+            person: rig, ranges, rest pose and camera.
+            binding: how the N Gaussians hang on the rig.
+            parameters: ``means`` [N, 3] metres, ``quats`` [N, 4], ``log_scales`` [N, 3],
+                ``logit_opacities`` [N], ``colours`` [N, 3] sRGB, ``torso_logits`` [N].
+            shapes: number K of offset shapes.
+            hidden: width of the deformer's network.
+            header: free JSON fields that travel with the file (metrics, source hash, consent ...).
+        """
+        super().__init__()
+        specs = {
+            "means": "N 3",
+            "quats": "N 4",
+            "log_scales": "N 3",
+            "logit_opacities": "N",
+            "colours": "N 3",
+            "torso_logits": "N",
+        }
+        sizes: dict[str, int] = {}
+        for name, spec in specs.items():
+            sizes = check(name, parameters[name], spec, sizes)
+            setattr(self, name, nn.Parameter(parameters[name].detach().clone().float()))
+        for name in ("lattice", "basis", "eyeballs", "expression_low", "expression_high"):
+            self.register_buffer(name, getattr(person, name).detach().clone().float())
+        self.register_buffer("triangles", person.triangles.detach().clone().long())
+        self.rest = person.rest.to(torch.float32)
+        self.camera = person.camera.to(torch.float32)
+        self.expression_names = tuple(person.expression_names)
+        self.fps = float(person.fps)
+        self.header = dict(header or {})
+        self.set_binding(binding)
+        expressions = len(self.expression_names)
+        self.deformer = BlendshapeDeformer(
+            expressions + POSE_FEATURES, shapes, len(self.means), hidden
+        )
+
+    def set_binding(self, binding: Binding) -> None:
+        """Replace the binding (densification reorders and adds Gaussians)."""
+        self.register_buffer("triangle", binding.triangle.long())
+        self.register_buffer("barycentric", binding.barycentric.float())
+        self.register_buffer("follow", binding.follow.float())
+        self.register_buffer("eye", binding.eye.long())
+        # Rows are gathered once here rather than at each pose.
+        self._corners = self.triangles[self.triangle]  # [N, 3]
+        self._corner_weights = (self.barycentric * self.follow[:, None])[..., None]  # [N, 3, 1]
+        self._eye_rows = [torch.nonzero(self.eye == side)[:, 0] for side in (0, 1)]
+
+    def binding(self) -> Binding:
+        """Return how the Gaussians hang on the rig."""
+        return Binding(self.triangle, self.barycentric, self.follow, self.eye)
+
+    def __len__(self) -> int:
+        """Return the number N of Gaussians."""
+        return self.means.shape[0]
+
+    def features(self, state: HeadState) -> Tensor:
+        """Return the deformer's driving features [D] of a single state.
+
+        Pose is part of them because light stays while the head turns, and hair and chin move with
+        the head's attitude; it is taken relative to the rest pose.
+        """
+        R = self.rest.T_world_head[:3, :3].T @ state.T_world_head[:3, :3]
+        t = state.T_world_head[:3, 3] - self.rest.T_world_head[:3, 3]
+        return torch.cat([state.expression, matrix_to_rotvec(R), t, state.gaze.reshape(4)])
+
+    def pose(self, state: HeadState) -> Gaussians:
+        """Return the Gaussians of a single (unbatched) state, in the world.
+
+        Raises:
+            ValueError: the state is batched or has another number of expressions.
+        """
+        check("expression", state.expression, str(len(self.expression_names)))
+        return self.assemble(state, self.deformer(self.features(state)))
+
+    def assemble(self, state: HeadState, offsets: Tensor) -> Gaussians:
+        """Return the posed Gaussians for a single state and the deformer's offsets [N, 13] for it."""
+        displacement = torch.einsum("e,evc->vc", state.expression, self.basis)  # [V, 3]
+        means = self.means + offsets[:, MEAN]
+        means = means + (displacement[self._corners] * self._corner_weights).sum(1)
+        quats = torch.nn.functional.normalize(self.quats + offsets[:, QUAT], dim=-1)
+        means, quats = self._turn_eyes(means, quats, state.gaze)
+
+        weight = torch.sigmoid(self.torso_logits)[:, None]
+        head = transform_points(state.T_world_head, means)
+        torso = transform_points(state.T_world_torso, means)
+        q_head = matrix_to_quat(state.T_world_head[:3, :3])
+        q_torso = matrix_to_quat(state.T_world_torso[:3, :3])
+        q_torso = torch.where((q_head * q_torso).sum() < 0, -q_torso, q_torso)
+        return Gaussians(
+            means=torch.lerp(head, torso, weight),
+            quats=quat_multiply(torch.lerp(q_head, q_torso, weight), quats),
+            scales=torch.exp(self.log_scales + offsets[:, SCALE]),
+            opacities=torch.sigmoid(self.logit_opacities),
+            colours=self.colours + offsets[:, COLOUR],
+        )
+
+    def _turn_eyes(self, means: Tensor, quats: Tensor, gaze: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotate the eyeballs' Gaussians about their centres: yaw to the left, pitch up."""
+        for side, rows in enumerate(self._eye_rows):
+            if len(rows) == 0:
+                continue
+            turn = gaze[side] - self.rest.gaze[side]
+            zero = torch.zeros_like(turn[0])
+            R = rotvec_to_matrix(torch.stack([-turn[1], turn[0], zero]))
+            centre = self.eyeballs[side]
+            means = means.index_copy(0, rows, (means[rows] - centre) @ R.T + centre)
+            turned = quat_multiply(matrix_to_quat(R).expand(len(rows), 4), quats[rows])
+            quats = quats.index_copy(0, rows, turned)
+        return means, quats
+
+    def save(self, path: Path) -> None:
+        """Write the .avatar file atomically: one safetensors file, offsets in half precision."""
+        tensors = {f"gaussians.{name}": getattr(self, name) for name in GAUSSIAN_PARAMETERS}
+        tensors |= {
+            name: getattr(self, name) for name in ("lattice", "basis", "triangles", "eyeballs")
+        }
+        tensors |= {
+            "expression_range": torch.stack([self.expression_low, self.expression_high]),
+            "binding.triangle": self.triangle.int(),
+            "binding.barycentric": self.barycentric,
+            "binding.follow": self.follow,
+            "binding.eye": self.eye.to(torch.int8),
+            "rest.expression": self.rest.expression,
+            "rest.gaze": self.rest.gaze,
+            "rest.T_world_head": self.rest.T_world_head,
+            "rest.T_world_torso": self.rest.T_world_torso,
+            "camera.K": self.camera.K,
+            "camera.T_cam_world": self.camera.T_cam_world,
+        }
+        for name, tensor in self.deformer.state_dict().items():
+            if name != "unit":
+                tensors[f"deformer.{name}"] = tensor.half() if name == "offsets" else tensor
+        offsets = self.deformer.offsets
+        header = self.header | {
+            "rig": "lattice",
+            "expression_names": list(self.expression_names),
+            "fps": self.fps,
+            "camera": {"width": self.camera.width, "height": self.camera.height},
+            "counts": {
+                "gaussians": len(self),
+                "shapes": offsets.shape[0],
+                "hidden": self.deformer.network[0].out_features,
+            },
+        }
+        write_tensors(path, tensors, format=AVATAR_FORMAT, version=AVATAR_VERSION, header=header)
+
+    @staticmethod
+    def load(path: Path) -> Avatar:
+        """Read an .avatar file.
+
+        Raises:
+            InputError: missing, truncated, another format, a newer version, missing or misshapen
+                tensors, NaN; the sentence names the file and the key.
+        """
+        remedy = "Make it again with: avatar train ME.capture -o ME.run"
+        tensors, header = read_tensors(
+            Path(path),
+            format=AVATAR_FORMAT,
+            version=AVATAR_VERSION,
+            required=AVATAR_TENSORS,
+            remedy=remedy,
+        )
+        try:
+            names = tuple(str(name) for name in header["expression_names"])
+            width, height = (int(header["camera"][k]) for k in ("width", "height"))
+            shapes, hidden = (int(header["counts"][k]) for k in ("shapes", "hidden"))
+            fps = float(header["fps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: its header is damaged ({error!r}). {remedy}") from error
+        if names[:52] != ARKIT_NAMES or len(names) != tensors["basis"].shape[0]:
+            raise InputError(
+                f"{path}: expression_names must be the 52 ARKit names and then the person's own, "
+                f"{tensors['basis'].shape[0]} in all; found {len(names)}. {remedy}"
+            )
+        rest = HeadState(
+            *(tensors[f"rest.{k}"] for k in ("expression", "gaze", "T_world_head", "T_world_torso"))
+        )
+        low, high = tensors["expression_range"]
+        person = Person(
+            lattice=tensors["lattice"],
+            basis=tensors["basis"],
+            triangles=tensors["triangles"],
+            eyeballs=tensors["eyeballs"],
+            expression_names=names,
+            expression_low=low,
+            expression_high=high,
+            rest=rest,
+            camera=Camera(tensors["camera.K"], tensors["camera.T_cam_world"], width, height),
+            fps=fps,
+        )
+        binding = Binding(
+            *(tensors[f"binding.{k}"] for k in ("triangle", "barycentric", "follow", "eye"))
+        )
+        _check_indices(Path(path), person, binding, remedy)
+        parameters = {name: tensors[f"gaussians.{name}"] for name in GAUSSIAN_PARAMETERS}
+        kept = {k: v for k, v in header.items() if k not in ("format", "version")}
+        avatar = Avatar(person, binding, parameters, shapes=shapes, hidden=hidden, header=kept)
+        state = avatar.deformer.state_dict()
+        for name, value in state.items():
+            if name == "unit":
+                continue
+            found = tensors.get(f"deformer.{name}")
+            if found is None or found.shape != value.shape:
+                shape = None if found is None else list(found.shape)
+                raise InputError(
+                    f"{path}: 'deformer.{name}' must be {list(value.shape)}, found {shape}. {remedy}"
+                )
+            state[name] = found.float()
+        avatar.deformer.load_state_dict(state)
+        return avatar.requires_grad_(False)
+
+
+AVATAR_TENSORS = {
+    "lattice": "V 3",
+    "basis": "E V 3",
+    "triangles": "T 3",
+    "eyeballs": "2 3",
+    "expression_range": "2 E",
+    "rest.expression": "E",
+    "rest.gaze": "2 2",
+    "rest.T_world_head": "4 4",
+    "rest.T_world_torso": "4 4",
+    "camera.K": "3 3",
+    "camera.T_cam_world": "4 4",
+    "binding.triangle": "N",
+    "binding.barycentric": "N 3",
+    "binding.follow": "N",
+    "binding.eye": "N",
+    "gaussians.means": "N 3",
+    "gaussians.quats": "N 4",
+    "gaussians.log_scales": "N 3",
+    "gaussians.logit_opacities": "N",
+    "gaussians.colours": "N 3",
+    "gaussians.torso_logits": "N",
+    "deformer.offsets": "K N 13",
+}
+"""Every tensor that a .avatar file must have, with its dims (equal names are equal sizes)."""
+
+
+def _check_indices(path: Path, person: Person, binding: Binding, remedy: str) -> None:
+    """Refuse indices that point outside of what they index."""
+    for name, index, low, high in (
+        ("triangles", person.triangles, 0, len(person.lattice)),
+        ("binding.triangle", binding.triangle, 0, len(person.triangles)),
+        ("binding.eye", binding.eye, -1, 2),
+    ):
+        if index.numel() and not (low <= int(index.min()) and int(index.max()) < high):
+            raise InputError(f"{path}: '{name}' must lie in {low}..{high - 1}. {remedy}")

@@ -1,0 +1,81 @@
+"""Settings of a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from avatar.model.create import CreateConfig
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    """Learning rates of Adam at the start; all fall together to ``final`` of it by a cosine."""
+
+    means: float = 1.2e-4
+    """Canonical means, metres a step."""
+    quats: float = 2e-3
+    """Quaternions."""
+    log_scales: float = 6e-3
+    """Log standard deviations."""
+    logit_opacities: float = 2.5e-2
+    """Logits of opacity."""
+    colours: float = 5e-3
+    """sRGB colours."""
+    torso_logits: float = 2e-2
+    """Logits of the share of the torso's motion."""
+    offsets: float = 1.5e-3
+    """Offset shapes, in the units of ``avatar.model.deform.CHANNEL_UNITS``."""
+    network: float = 1e-3
+    """The deformer's network."""
+    final: float = 0.1
+    """Share of each rate left at the last step."""
+
+
+@dataclass(frozen=True)
+class DensifyConfig:
+    """Where Gaussians are added: those whose picture position the loss keeps pulling at are split."""
+
+    start: float = 0.15
+    """Share of the steps after which densification begins."""
+    stop: float = 0.6
+    """Share of the steps after which it ends."""
+    rounds: int = 4
+    """Number of rounds between the two."""
+    growth: float = 0.08
+    """Share of Gaussians split in a round."""
+    maximum: int = 28_000
+    """Gaussians at most."""
+    prune_opacity: float = 0.01
+    """Gaussians fainter than this are taken away in a round."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an avatar is fitted to a capture."""
+
+    steps: int = 2500
+    """Optimisation steps, one frame each."""
+    seed: int = 0
+    """Seed of all randomness; with one thread count, the same seed gives the same avatar."""
+    max_side: int = 720
+    """Pictures are trained at this length of the longer side at most, pixels."""
+    max_frames: int = 600
+    """Training frames kept in memory at most, evenly spread over the training part."""
+    half_resolution: float = 0.4
+    """Share of the steps, from the first, that train at half the size: cheap and enough at first."""
+    ssim_weight: float = 0.2
+    """Weight of 1 - SSIM beside L1 (0.2, as in 3D Gaussian Splatting, Kerbl et al. 2023, eq. 7)."""
+    alpha_weight: float = 0.1
+    """Weight of the L1 distance between coverage and mask."""
+    offset_decay: float = 0.0
+    """Weight of the mean square of the offsets that a frame uses."""
+    scale_limit_m: float = 0.012
+    """Standard deviations above this many metres are pulled back."""
+    checkpoint_seconds: float = 15.0
+    """Longest time between checkpoints: what a kill can lose."""
+    create: CreateConfig = field(default_factory=CreateConfig)
+    """The first Gaussians."""
+    rates: RateConfig = field(default_factory=RateConfig)
+    """Learning rates."""
+    densify: DensifyConfig = field(default_factory=DensifyConfig)
+    """Densification."""

@@ -1,0 +1,410 @@
+"""The fit: one frame a step, exact to resume after kill -9, a generator that others listen to."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+import avatar as package
+from avatar.capture_data import Capture
+from avatar.checks import InputError
+from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Binding
+from avatar.model.create import create_avatar
+from avatar.raster import rasterize_with_means2d
+from avatar.raster.fused import FusedAdam, RankOneAdam, blend_offsets, l1_ssim_loss
+from avatar.tensorfile import write_bytes, write_json
+from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
+from avatar.train.config import TrainConfig
+from avatar.train.densify import Plan, plan_densification
+from avatar.train.frames import FrameStore
+from avatar.types import Progress, Reporter, ignore_progress
+
+RUN_FORMAT = "headsplat.run"
+RUN_VERSION = 1
+LOG_EVERY = 25
+"""Steps between lines of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step measured."""
+
+    step: int
+    """Steps done."""
+    loss: float
+    psnr: float
+    """PSNR of the step's training picture, dB."""
+    gaussians: int
+    seconds: float
+    """Wall seconds of fitting so far, resumed parts included."""
+
+
+class Trainer:
+    """Owns a fit in progress: the avatar, its optimisers, and the run folder."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        run: Path,
+        config: TrainConfig,
+        *,
+        resume: bool = False,
+        report: Reporter = ignore_progress,
+    ) -> None:
+        """Open or create the run folder and make or restore the avatar.
+
+        Raises:
+            InputError: the folder holds another or an unfinished run, or the capture cannot be used.
+        """
+        self.capture, self.run, self.config = capture, Path(run), config
+        self._open_run(resume)
+        begin, end = capture.splits.train
+        valid = torch.nonzero(capture.track.valid[begin:end])[:, 0] + begin
+        restored = load_newest(self.run / "checkpoints") if resume else None
+        self.generator = torch.Generator().manual_seed(config.seed)
+        if restored is None:
+            self.avatar = create_avatar(capture, valid, config.create, generator=self.generator)
+        else:
+            self.avatar = Avatar.load(self.run / "start.avatar")
+        self.avatar.requires_grad_(True)
+        every = math.ceil(len(valid) / config.max_frames)
+        report(Progress("frames", 0, 0, "Reading frames"))
+        self.store = FrameStore(capture, valid[::every], config.max_side)
+        self.step, self.seconds = 0, 0.0
+        self._order = torch.empty(0, dtype=torch.long)
+        self._pull = torch.zeros(len(self.avatar))
+        self._pulls = 0
+        if restored is None:
+            self.avatar.save(self.run / "start.avatar")
+            # What is trained is what a resume would read back: offsets are stored in half precision
+            # and are zero here, so nothing is rounded.
+            self._make_optimisers()
+        else:
+            self._restore(*restored)
+        self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step)
+        self._saved_at = time.monotonic()
+
+    # -- run folder ---------------------------------------------------------------------------
+
+    def _open_run(self, resume: bool) -> None:
+        description = {
+            "format": RUN_FORMAT,
+            "version": RUN_VERSION,
+            "headsplat": package.__version__,
+            "torch": torch.__version__,
+            "capture": os.path.relpath(self.capture.path.resolve(), self.run.resolve()),
+            "source_sha256": self.capture.source_sha256,
+            "config": asdict(self.config),
+        }
+        file = self.run / "config.json"
+        if file.is_file():
+            known = read_run(self.run)
+            same = all(known.get(k) == description[k] for k in ("source_sha256", "config"))
+            if resume and not same:
+                raise InputError(
+                    f"{self.run} was started with other settings or another capture, so it cannot be "
+                    "resumed with these. Give the same settings, or another folder with -o."
+                )
+            if not resume and checkpoints(self.run / "checkpoints"):
+                raise InputError(
+                    f"{self.run} already holds a run. Continue it with --resume, start over with "
+                    "--overwrite, or give another folder with -o."
+                )
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            write_json(file, description)
+        except OSError as error:
+            raise InputError(
+                f"{self.run} cannot be written ({error.strerror}). Give another folder with -o."
+            ) from error
+
+    # -- optimisers ---------------------------------------------------------------------------
+
+    def _make_optimisers(self) -> None:
+        rates = self.config.rates
+        self.adam = FusedAdam(
+            [
+                {"params": [getattr(self.avatar, name)], "lr": getattr(rates, name), "name": name}
+                for name in GAUSSIAN_PARAMETERS
+            ]
+        )
+        self.network_adam = torch.optim.Adam(
+            self.avatar.deformer.network.parameters(), lr=rates.network
+        )
+        self.offset_adam = RankOneAdam(self.avatar.deformer.offsets, lr=rates.offsets)
+        self.base_rates = [group["lr"] for group in self.adam.param_groups]
+
+    def _set_rates(self) -> None:
+        """Let all rates fall by one cosine from 1 to ``rates.final``."""
+        rates = self.config.rates
+        turn = math.cos(math.pi * min(1.0, self.step / self.config.steps))
+        factor = rates.final + (1 - rates.final) * (1 + turn) / 2
+        for group, base in zip(self.adam.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+        self.network_adam.param_groups[0]["lr"] = rates.network * factor
+        self.offset_adam.lr = rates.offsets * factor
+
+    # -- one step -----------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[StepReport]:
+        """Take the steps that are left, one a ``next``; safe to abandon between any two."""
+        while self.step < self.config.steps:
+            begin = time.perf_counter()
+            loss, psnr = self._step()
+            self.seconds += time.perf_counter() - begin
+            report = StepReport(self.step, loss, psnr, len(self.avatar), self.seconds)
+            if self.step % LOG_EVERY == 0 or self.step == self.config.steps:
+                self._log(report)
+            if time.monotonic() - self._saved_at > self.config.checkpoint_seconds:
+                self.save_checkpoint()
+            yield report
+
+    def _next_row(self) -> int:
+        if len(self._order) == 0:
+            self._order = torch.randperm(len(self.store), generator=self.generator)
+        row, self._order = int(self._order[0]), self._order[1:]
+        return row
+
+    def _step(self) -> tuple[float, float]:
+        config, avatar = self.config, self.avatar
+        self._set_rates()
+        row = self._next_row()
+        half = self.step < config.half_resolution * config.steps
+        target, mask, camera = self.store.target(row, half)
+        state = self.store.states[row]
+
+        weights = avatar.deformer.weights(avatar.features(state))
+        # The gradient of the offset shapes has rank one (weights x gradient of their blend), so the
+        # blend's gradient is kept and the shapes' own is never formed.
+        blend = blend_offsets(avatar.deformer.offsets.detach(), weights)
+        blend.retain_grad()
+        gaussians = avatar.assemble(state, blend * avatar.deformer.unit)
+        shift = torch.zeros(len(avatar), 2, requires_grad=True)
+        picture = rasterize_with_means2d(
+            gaussians, camera, shift, background=torch.ones(3), backend="auto"
+        )
+        loss = l1_ssim_loss(picture.rgb, target, config.ssim_weight)
+        loss = loss + config.alpha_weight * (picture.alpha - mask).abs().mean()
+        # Large Gaussians look well from the training view only.
+        excess = (avatar.log_scales - math.log(config.scale_limit_m)).clamp(min=0)
+        loss = loss + 0.1 * excess.square().mean()
+        if config.offset_decay:
+            loss = loss + config.offset_decay * blend.square().mean()
+        loss.backward()
+        self._apply(weights.detach(), blend.grad)
+        if shift.grad is not None:
+            self._pull += torch.linalg.norm(shift.grad, dim=1) * max(camera.width, camera.height)
+            self._pulls += 1
+        self.step += 1
+        if self.step in self._densify_steps():
+            plan = plan_densification(
+                avatar, self._pull / max(1, self._pulls), config.densify, self.generator
+            )
+            self._rebuild(plan)
+        with torch.no_grad():
+            error = (picture.rgb.clamp(0, 1) - target).square().mean()
+        return float(loss), float(-10 * torch.log10(error.clamp(min=1e-10)))
+
+    def _apply(self, weights: Tensor, blend_gradient: Tensor | None) -> None:
+        self.adam.step()
+        self.network_adam.step()
+        if blend_gradient is not None:
+            self.offset_adam.step(weights, blend_gradient)
+        self.adam.zero_grad(set_to_none=True)
+        self.network_adam.zero_grad(set_to_none=True)
+
+    def _densify_steps(self) -> set[int]:
+        densify, steps = self.config.densify, self.config.steps
+        if densify.rounds < 1:
+            return set()
+        at = torch.linspace(densify.start, densify.stop, densify.rounds) * steps
+        return {max(1, int(s)) for s in at}
+
+    def _rebuild(self, plan: Plan) -> None:
+        """Reorder, add and drop Gaussians, optimiser state included."""
+        avatar, source = self.avatar, plan.source
+        kept = (~plan.fresh).float()
+        states = {}
+        for group in self.adam.param_groups:
+            (old,) = group["params"]
+            values = old.detach()[source]
+            if group["name"] == "means":
+                values = values + plan.shift
+            if group["name"] == "log_scales":
+                values = values - plan.shrink[:, None]
+            new = torch.nn.Parameter(values)
+            state = self.adam.state.pop(old, {})
+            for name, moment in state.items():
+                if isinstance(moment, Tensor) and moment.shape == old.shape:
+                    state[name] = moment[source] * kept.reshape(-1, *[1] * (moment.ndim - 1))
+            states[new] = state
+            setattr(avatar, group["name"], new)
+            group["params"] = [new]
+        self.adam.state.update(states)
+        avatar.set_binding(avatar.binding()[source])
+        old_adam = self.offset_adam
+        avatar.deformer.offsets = torch.nn.Parameter(avatar.deformer.offsets.detach()[:, source])
+        self.offset_adam = RankOneAdam(avatar.deformer.offsets, lr=old_adam.lr)
+        self.offset_adam.load_state_dict(
+            {
+                name: value[:, source] * kept[None, :, None] if isinstance(value, Tensor) else value
+                for name, value in old_adam.state_dict().items()
+            }
+        )
+        self._pull = torch.zeros(len(source))
+        self._pulls = 0
+
+    # -- records ------------------------------------------------------------------------------
+
+    def _log(self, report: StepReport) -> None:
+        line = json.dumps({k: round(v, 5) for k, v in asdict(report).items()})
+        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        for name in ("loss", "psnr", "gaussians"):
+            self.writer.add_scalar(f"train/{name}", getattr(report, name), report.step)
+
+    def save_checkpoint(self) -> Path:
+        """Write a checkpoint now; a resume continues exactly from here."""
+        tensors: dict[str, Tensor] = {
+            f"avatar.{name}": value for name, value in self.avatar.state_dict().items()
+        }
+        counts: dict[str, Any] = {}
+        for group in self.adam.param_groups:
+            for name, value in self.adam.state[group["params"][0]].items():
+                _store(tensors, counts, f"adam.{group['name']}.{name}", value)
+        for index, parameter in enumerate(self.network_adam.param_groups[0]["params"]):
+            for name, value in self.network_adam.state[parameter].items():
+                _store(tensors, counts, f"network_adam.{index}.{name}", value)
+        for name, value in self.offset_adam.state_dict().items():
+            _store(tensors, counts, f"offset_adam.{name}", value)
+        tensors |= {
+            "order": self._order,
+            "pull": self._pull,
+            "generator": self.generator.get_state(),
+        }
+        header = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "pulls": self._pulls,
+            "counts": counts,
+        }
+        path = save_checkpoint(self.run / "checkpoints", self.step, tensors, header)
+        self._saved_at = time.monotonic()
+        return path
+
+    def _restore(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        avatar = self.avatar
+        for name in GAUSSIAN_PARAMETERS:
+            setattr(avatar, name, torch.nn.Parameter(tensors[f"avatar.{name}"]))
+        avatar.deformer.offsets = torch.nn.Parameter(tensors["avatar.deformer.offsets"])
+        names = ("triangle", "barycentric", "follow", "eye")
+        avatar.set_binding(Binding(**{name: tensors[f"avatar.{name}"] for name in names}))
+        avatar.load_state_dict(
+            {n.removeprefix("avatar."): t for n, t in tensors.items() if n.startswith("avatar.")}
+        )
+        self._make_optimisers()
+        counts = header["counts"]
+        for group in self.adam.param_groups:
+            self.adam.state[group["params"][0]] = _fetch(tensors, counts, f"adam.{group['name']}.")
+        for index, parameter in enumerate(self.network_adam.param_groups[0]["params"]):
+            self.network_adam.state[parameter] = _fetch(tensors, counts, f"network_adam.{index}.")
+        self.offset_adam.load_state_dict(_fetch(tensors, counts, "offset_adam."))
+        self._order, self._pull = tensors["order"], tensors["pull"]
+        self.generator.set_state(tensors["generator"])
+        self.step, self.seconds = int(header["step"]), float(header["seconds"])
+        self._pulls = int(header["pulls"])
+        log = self.run / "metrics.jsonl"
+        if log.is_file():
+            lines = [x for x in log.read_text().splitlines() if _step_of(x) <= self.step]
+            write_bytes(log, "".join(x + "\n" for x in lines).encode())
+
+    def finish(self, path: Path) -> Avatar:
+        """Write the avatar file and the last checkpoint; return the avatar, no longer trainable."""
+        self.save_checkpoint()
+        avatar = self.avatar.requires_grad_(False)
+        avatar.header |= {
+            "source_sha256": self.capture.source_sha256,
+            "config": asdict(self.config),
+            "headsplat": package.__version__,
+            "seconds": {"train": round(self.seconds, 2)},
+        }
+        avatar.save(path)
+        self.writer.close()
+        return avatar
+
+
+def _store(tensors: dict[str, Tensor], counts: dict[str, Any], name: str, value: Any) -> None:
+    """File a piece of optimiser state: tensors as tensors, numbers in the header."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+    else:
+        counts[name] = value
+
+
+def _fetch(tensors: dict[str, Tensor], counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Undo ``_store`` for all names under a prefix."""
+    both = {**tensors, **counts}
+    return {n.removeprefix(prefix): v for n, v in both.items() if n.startswith(prefix)}
+
+
+def _step_of(line: str) -> int:
+    """The step of a metrics line; a line cut by a kill counts as beyond every step."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 60
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Read a run's config.json; raises InputError naming what is wrong."""
+    file = Path(run) / "config.json"
+    try:
+        value = json.loads(file.read_text())
+        if value["format"] != RUN_FORMAT or value["version"] > RUN_VERSION:
+            raise ValueError(f"{value['format']} version {value['version']}")
+        return value
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is missing or damaged ({error}). Run: avatar train ME.capture -o {run}"
+        ) from error
+
+
+def fit(
+    capture: Capture,
+    run: Path,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Reporter = ignore_progress,
+) -> Avatar:
+    """Fit an avatar to a capture and leave it in ``run/avatar.avatar``.
+
+    Ctrl-C writes a checkpoint before it goes on; kill -9 loses at most ``checkpoint_seconds`` of work.
+
+    Raises:
+        InputError: see ``Trainer``.
+    """
+    run = Path(run)
+    if overwrite and (run / "config.json").is_file():
+        shutil.rmtree(run)
+    trainer = Trainer(capture, run, config, resume=resume, report=report)
+    try:
+        for step in trainer.steps():
+            values = {"loss": step.loss, "psnr": step.psnr, "gaussians": float(step.gaussians)}
+            report(Progress("train", step.step, config.steps, values=values))
+    except KeyboardInterrupt:
+        trainer.save_checkpoint()
+        raise
+    return trainer.finish(run / "avatar.avatar")

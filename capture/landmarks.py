@@ -1,0 +1,301 @@
+"""Find the 478 face points of every picture with MediaPipe Face Mesh, and keep to one person.
+
+The models travel in the mediapipe wheel. Points are pixels of the picture given, z in the same
+unit (MediaPipe's relative depth, smaller is nearer).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mediapipe as mp
+import numpy as np
+import torch
+
+from avatar.capture_data import Landmarks
+from avatar.types import Progress, Reporter, ignore_progress
+
+POINTS = 478
+"""Face Mesh with refined eyes and lips: 468 points of the skin and two irises of five."""
+
+LOST_FRAMES = 3
+"""A person's face that nobody found for so many frames is looked for with the slow finder."""
+
+# What MediaPipe, absl and TensorFlow Lite print while a graph starts.
+NOISE = re.compile(
+    r"^([IWEF]0000 |[IWE]\d{4} \d\d:|WARNING: All log messages before absl|INFO: Created TensorFlow)"
+)
+
+
+@contextmanager
+def quiet_native_output() -> Iterator[None]:
+    """Drop the start-up chatter that native libraries write to stderr; pass everything else on."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines():
+                if line.strip() and not NOISE.match(line):
+                    print(line, file=sys.stderr)
+
+
+class FaceDetector:
+    """Face Mesh on a stream of pictures of one scene, or on single unrelated pictures.
+
+    Keeps MediaPipe's tracking state from picture to picture. Close it, or use it in a ``with``.
+    """
+
+    def __init__(self, *, max_faces: int = 3, single: bool = False) -> None:
+        """Load the models (about 10 ms).
+
+        Args:
+            max_faces: how many faces ``faces`` returns at most.
+            single: pictures have nothing to do with each other: search each one afresh.
+        """
+        self._face_detection: Any = None
+        self._single = single
+        self._started = False
+        self._empty = 0
+        self._last: np.ndarray | None = None
+        with quiet_native_output():
+            self._mesh: Any = mp.solutions.face_mesh.FaceMesh(  # type: ignore[attr-defined]
+                static_image_mode=single,
+                max_num_faces=max_faces,
+                refine_landmarks=True,
+                min_detection_confidence=0.5,
+                min_tracking_confidence=0.5,
+            )
+            # The graph's threads go on printing after the constructor; a picture waits for them.
+            self._mesh.process(np.zeros((64, 64, 3), np.uint8))
+
+    def faces(self, image: np.ndarray) -> list[np.ndarray]:
+        """Return every face found in a uint8 [H, W, 3] sRGB picture as float32 [478, 3] pixels."""
+        found = self._process(self._mesh, image)
+        if found:
+            self._empty = 0
+            return found
+        # Face Mesh's own finder misses faces smaller than about a tenth of the picture.
+        self._empty += 1
+        if self._single or self._empty % LOST_FRAMES == 1:
+            return self._small_faces(image)
+        return []
+
+    def detect(self, image: np.ndarray) -> np.ndarray | None:
+        """Return one face, float32 [478, 3], or None: the one followed so far, else the main one."""
+        faces = self.faces(image)
+        if not faces:
+            return None
+        height, width = image.shape[:2]
+        if self._last is None or self._single:
+            best = max(faces, key=lambda face: prominence(face, width, height))
+        else:
+            last = self._last
+            best = max(faces, key=lambda face: overlap(box_of(face), box_of(last)))
+            if overlap(box_of(best), box_of(last)) == 0:
+                best = max(faces, key=lambda face: prominence(face, width, height))
+        self._last = best
+        return best
+
+    def close(self) -> None:
+        """Free the models."""
+        self._mesh.close()
+        if self._face_detection is not None:
+            self._face_detection[0].close()
+            self._face_detection[1].close()
+            self._face_detection = None
+
+    def __enter__(self) -> FaceDetector:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _process(self, mesh: Any, image: np.ndarray) -> list[np.ndarray]:
+        image = np.ascontiguousarray(image)
+        if self._started:
+            result = mesh.process(image)
+        else:
+            with quiet_native_output():
+                result = mesh.process(image)
+            # Some models print at the first face only.
+            self._started = result.multi_face_landmarks is not None
+        height, width = image.shape[:2]
+        size = np.array([width, height, width], np.float32)
+        return [
+            np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size
+            for face in result.multi_face_landmarks or ()
+        ]
+
+    def _small_faces(self, image: np.ndarray) -> list[np.ndarray]:
+        """Find small faces with the full-range detector and run the mesh on a crop around each."""
+        height, width = image.shape[:2]
+        if self._face_detection is None:
+            with quiet_native_output():
+                self._face_detection = (
+                    mp.solutions.face_detection.FaceDetection(  # type: ignore[attr-defined]
+                        min_detection_confidence=0.5, model_selection=1
+                    ),
+                    mp.solutions.face_mesh.FaceMesh(  # type: ignore[attr-defined]
+                        static_image_mode=True, max_num_faces=1, refine_landmarks=True
+                    ),
+                )
+                blank = np.zeros((64, 64, 3), np.uint8)
+                self._face_detection[0].process(blank)
+                self._face_detection[1].process(blank)
+        finder, mesh = self._face_detection
+        found: list[np.ndarray] = []
+        for detection in finder.process(np.ascontiguousarray(image)).detections or ():
+            box = detection.location_data.relative_bounding_box
+            centre = np.array([(box.xmin + box.width / 2) * width, (box.ymin + box.height / 2) * height])
+            half = 1.3 * max(box.width * width, box.height * height)
+            x0, y0 = np.maximum(centre - half, 0).astype(int)
+            x1, y1 = np.minimum(centre + half, (width, height)).astype(int)
+            if min(x1 - x0, y1 - y0) < 32:
+                continue
+            for face in self._process(mesh, image[y0:y1, x0:x1]):
+                found.append(face + np.array([x0, y0, 0], np.float32))
+        return found
+
+
+def box_of(face: np.ndarray) -> np.ndarray:
+    """Return [x0, y0, x1, y1] around a face's points."""
+    return np.concatenate([face[:, :2].min(0), face[:, :2].max(0)])
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes [x0, y0, x1, y1]."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    inter = float(np.prod(np.maximum(sides, 0)))
+    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - inter
+    return inter / union if union > 0 else 0.0
+
+
+def prominence(face: np.ndarray, width: int, height: int) -> float:
+    """How much a face is the picture's subject: its area, halved at the picture's edge."""
+    x0, y0, x1, y1 = box_of(face)
+    away = np.hypot((x0 + x1) / width - 1, (y0 + y1) / height - 1)
+    return float((x1 - x0) * (y1 - y0) * (1 - 0.5 * min(1.0, away)))
+
+
+@dataclass
+class _Person:
+    frames: list[int]
+    faces: list[np.ndarray]
+    weight: float
+
+
+class PersonFollower:
+    """Collects all faces of a clip frame by frame and at the end picks the main person."""
+
+    def __init__(self, width: int, height: int) -> None:
+        """Follow faces in pictures of ``width`` x ``height`` pixels."""
+        self._width, self._height = width, height
+        self._people: list[_Person] = []
+        self._frames = 0
+
+    def add(self, faces: list[np.ndarray]) -> None:
+        """Take the faces of the next frame (possibly none)."""
+        frame = self._frames
+        self._frames += 1
+        free = list(range(len(faces)))
+        # Faces go to whom they overlap best; the best match of all first.
+        pairs = sorted(
+            (
+                (overlap(box_of(faces[i]), box_of(person.faces[-1])), i, k)
+                for k, person in enumerate(self._people)
+                for i in free
+            ),
+            reverse=True,
+        )
+        taken: set[int] = set()
+        for value, i, k in pairs:
+            if value > 0.1 and i in free and k not in taken:
+                self._extend(self._people[k], frame, faces[i])
+                free.remove(i)
+                taken.add(k)
+        for i in free:
+            person = _Person([], [], 0.0)
+            self._extend(person, frame, faces[i])
+            self._people.append(person)
+
+    def _extend(self, person: _Person, frame: int, face: np.ndarray) -> None:
+        person.frames.append(frame)
+        person.faces.append(face)
+        person.weight += prominence(face, self._width, self._height)
+
+    def result(self) -> FollowedFace:
+        """Return the main person's points, and in how many frames somebody else was seen."""
+        points = np.zeros((self._frames, POINTS, 3), np.float32)
+        valid = np.zeros(self._frames, bool)
+        others = np.zeros(self._frames, bool)
+        people = sorted(self._people, key=lambda person: person.weight, reverse=True)
+        if people:
+            size = _width_px(people[0])
+            for person in people:
+                # The person may leave and come back elsewhere: a later stretch of about the same
+                # size, in frames where the main face is missing, is taken for the same person.
+                frames = np.array(person.frames)
+                same = person is people[0] or (
+                    not valid[frames].any() and 0.6 < _width_px(person) / size < 1.7
+                )
+                if same:
+                    points[frames] = np.stack(person.faces)
+                    valid[frames] = True
+                else:
+                    others[frames] = True
+        return FollowedFace(
+            Landmarks(torch.from_numpy(points), torch.from_numpy(valid)), int(others.sum())
+        )
+
+
+@dataclass(frozen=True)
+class FollowedFace:
+    """The main person's points, and how often others were in the picture."""
+
+    landmarks: Landmarks
+    """Points and valid flags of every frame."""
+    frames_with_others: int
+    """Frames in which another face was seen too."""
+
+
+def _width_px(person: _Person) -> float:
+    return float(np.median([np.ptp(face[:, 0]) for face in person.faces]))
+
+
+def detect_landmarks(
+    images: Iterable[np.ndarray],
+    width: int,
+    height: int,
+    report: Reporter = ignore_progress,
+    *,
+    total: int = 0,
+) -> FollowedFace:
+    """Detect the main person's face points in the pictures of a clip.
+
+    Args:
+        images: uint8 [height, width, 3] sRGB, in order of time.
+        width: pixels.
+        height: pixels.
+        report: progress listener.
+        total: number of images where known, for the progress bar.
+    """
+    follower = PersonFollower(width, height)
+    with FaceDetector() as detector:
+        for count, image in enumerate(images, 1):
+            follower.add(detector.faces(image))
+            report(Progress("landmarks", count, total))
+    return follower.result()
