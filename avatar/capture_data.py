@@ -104,7 +104,9 @@ class Track:
         )
         names = header.get("expression_names")
         if not isinstance(names, list) or len(names) != tensors["expression"].shape[1]:
-            raise InputError(f"{path}: expression_names do not fit the tensor 'expression'. {remedy}")
+            raise InputError(
+                f"{path}: expression_names do not fit the tensor 'expression'. {remedy}"
+            )
         return Track(
             **{name: tensors[name] for name in TRACK_TENSORS},
             expression_names=tuple(str(name) for name in names),
@@ -140,7 +142,11 @@ class Capture:
         remedy = f"Run: avatar capture VIDEO -o {self.path}"
         file = self.path / "capture.json"
         if not file.is_file():
-            state = "has no capture.json: it was not finished" if self.path.is_dir() else "does not exist"
+            state = (
+                "has no capture.json: it was not finished"
+                if self.path.is_dir()
+                else "does not exist"
+            )
             raise InputError(f"{self.path} {state}. {remedy}")
         try:
             header = json.loads(file.read_text())
@@ -227,7 +233,9 @@ class Capture:
     def _read(self, path: Path, mode: int) -> np.ndarray:
         picture = cv2.imread(str(path), mode)
         if picture is None or picture.shape[:2] != (self.height, self.width):
-            found = "cannot be read" if picture is None else f"is {picture.shape[1]}x{picture.shape[0]}"
+            found = (
+                "cannot be read" if picture is None else f"is {picture.shape[1]}x{picture.shape[0]}"
+            )
             raise InputError(
                 f"{path} {found}; expected a {self.width}x{self.height} picture. "
                 f"Run: avatar capture VIDEO -o {self.path}"
@@ -260,5 +268,3 @@ class Landmarks:
             remedy="Run: avatar capture VIDEO -o DIR.capture",
         )
         return Landmarks(tensors["points"], tensors["valid"].bool())
-
-

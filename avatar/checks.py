@@ -13,7 +13,9 @@ class InputError(Exception):
     """
 
 
-def check(name: str, value: Tensor, spec: str, sizes: dict[str, int] | None = None) -> dict[str, int]:
+def check(
+    name: str, value: Tensor, spec: str, sizes: dict[str, int] | None = None
+) -> dict[str, int]:
     """Raise unless ``value`` has the shape that ``spec`` names.
 
     Args:
@@ -46,5 +48,7 @@ def check(name: str, value: Tensor, spec: str, sizes: dict[str, int] | None = No
     if not fits:
         known = ", ".join(f"{k} = {v}" for k, v in (sizes or {}).items())
         where = f" where {known}" if known else ""
-        raise ValueError(f"{name} must have shape [{', '.join(spec.split())}]{where}; got {list(shape)}.")
+        raise ValueError(
+            f"{name} must have shape [{', '.join(spec.split())}]{where}; got {list(shape)}."
+        )
     return bound

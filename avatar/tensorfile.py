@@ -57,7 +57,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], *, format: str, version: int, header: Mapping[str, Any]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    format: str,
+    version: int,
+    header: Mapping[str, Any],
 ) -> None:
     """Write named tensors with a JSON header, atomically.
 
@@ -115,7 +120,7 @@ def read_tensors(
                     f"{path} has version {header.get('version')} of {format}, but this program reads "
                     f"up to version {version}. Install a newer headsplat, or make the file again."
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path} is damaged or is not a {format} file ({error}). {remedy}"
@@ -132,7 +137,9 @@ def read_tensors(
             expected = int(dim) if dim.isdigit() else sizes.setdefault(dim, size)
             fits = fits and expected == size
         if not fits:
-            raise InputError(f"{path}: '{name}' must be [{', '.join(dims)}], found {shape}. {remedy}")
+            raise InputError(
+                f"{path}: '{name}' must be [{', '.join(dims)}], found {shape}. {remedy}"
+            )
     if finite:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():

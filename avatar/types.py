@@ -44,7 +44,9 @@ class Camera:
     def scaled(self, width: int, height: int) -> Camera:
         """Return the same view at another picture size (pixels are rescaled, not cropped)."""
         scale = torch.tensor(
-            [width / self.width, height / self.height, 1.0], dtype=self.K.dtype, device=self.K.device
+            [width / self.width, height / self.height, 1.0],
+            dtype=self.K.dtype,
+            device=self.K.device,
         )
         return Camera(scale[:, None] * self.K, self.T_cam_world, width, height)
 

@@ -442,7 +442,12 @@ def _picture(frame: av.VideoFrame, clip: ClipInfo) -> np.ndarray:
     if clip.rotation % 180:
         width, height = height, width
     matrix = frame.colorspace
-    if matrix not in (Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020, Colorspace.SMPTE240M):
+    if matrix not in (
+        Colorspace.ITU601,
+        Colorspace.ITU709,
+        Colorspace.BT2020,
+        Colorspace.SMPTE240M,
+    ):
         # Untagged: players take BT.709 for HD and BT.601 below.
         hd = frame.width >= 1280 or frame.height > 576
         matrix = Colorspace.ITU709 if hd else Colorspace.ITU601

@@ -160,7 +160,9 @@ class FaceDetector:
         found: list[np.ndarray] = []
         for detection in finder.process(np.ascontiguousarray(image)).detections or ():
             box = detection.location_data.relative_bounding_box
-            centre = np.array([(box.xmin + box.width / 2) * width, (box.ymin + box.height / 2) * height])
+            centre = np.array(
+                [(box.xmin + box.width / 2) * width, (box.ymin + box.height / 2) * height]
+            )
             half = 1.3 * max(box.width * width, box.height * height)
             x0, y0 = np.maximum(centre - half, 0).astype(int)
             x1, y1 = np.minimum(centre + half, (width, height)).astype(int)

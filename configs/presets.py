@@ -16,7 +16,9 @@ PRESETS: dict[str, TrainConfig] = {
         max_side=192,
         max_frames=60,
         checkpoint_seconds=2.0,
-        create=CreateConfig(face=1500, hair=900, torso=900, eye=40, mouth=60, shapes=8, hull_frames=12),
+        create=CreateConfig(
+            face=1500, hair=900, torso=900, eye=40, mouth=60, shapes=8, hull_frames=12
+        ),
         densify=DensifyConfig(rounds=1, maximum=4000),
     ),
     # A first look over a coffee.

@@ -20,3 +20,80 @@ def data():
         return path
 
     return find
+
+
+def make_avatar(gaussians: int = 300, seed: int = 0):
+    """Build a small avatar of random Gaussians on the generic lattice: real in all but the person."""
+    import torch
+
+    from avatar.model.avatar import Avatar, Person
+    from avatar.model.create import bind
+    from avatar.rig.arkit import ARKIT_NAMES
+    from avatar.rig.lattice import eyeball_centres, lattice_table
+    from avatar.types import Camera, HeadState
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    table = lattice_table()
+    T_cam_world = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
+    T_cam_world[2, 3] = 0.6
+    K = torch.tensor([[140.0, 0, 48], [0, 140.0, 48], [0, 0, 1]])
+    names = (*ARKIT_NAMES, "residual00", "residual01")
+    person = Person(
+        lattice=table.neutral,
+        basis=normal(len(names), 478, 3) * 0.003,
+        triangles=table.triangles,
+        eyeballs=eyeball_centres(table.neutral),
+        expression_names=names,
+        expression_low=torch.zeros(len(names)),
+        expression_high=torch.ones(len(names)),
+        rest=HeadState(torch.zeros(len(names)), torch.zeros(2, 2), torch.eye(4), torch.eye(4)),
+        camera=Camera(K, T_cam_world, 96, 96),
+        fps=25.0,
+    )
+    points = table.neutral[torch.randint(468, (gaussians,), generator=generator)]
+    points = points + normal(gaussians, 3) * 0.01
+    eye = torch.full((gaussians,), -1)
+    eye[:5], eye[5:10] = 0, 1
+    follow = torch.full((gaussians,), float("nan"))
+    follow[:10] = 0.0
+    parameters = {
+        "means": points,
+        "quats": normal(gaussians, 4),
+        "log_scales": normal(gaussians, 3) * 0.3 - 5.0,
+        "logit_opacities": normal(gaussians),
+        "colours": torch.rand(gaussians, 3, generator=generator),
+        "torso_logits": normal(gaussians),
+    }
+    binding = bind(person, points, follow, eye)
+    avatar = Avatar(person, binding, parameters, shapes=6, hidden=16)
+    with torch.no_grad():
+        avatar.deformer.offsets.copy_(normal(6, gaussians, 13) * 0.05)
+    return avatar
+
+
+@pytest.fixture
+def tiny_avatar():
+    """A small real avatar, made anew for each test."""
+    return make_avatar()
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory):
+    """The bundled sample, short and small: the real clip of most end-to-end tests."""
+    from capture.sample import make_sample
+
+    path = tmp_path_factory.mktemp("sample") / "clip.mp4"
+    make_sample(path, seconds=2.4, size=256, voice=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_capture(small_clip, tmp_path_factory):
+    """The captured and tracked sample; read only."""
+    from capture.pipeline import CaptureConfig, capture_video
+
+    return capture_video([small_clip], tmp_path_factory.mktemp("capture") / "me.capture", CaptureConfig())

@@ -25,6 +25,8 @@ from avatar.types import HeadState
 
 CHIN = 152
 """Lattice point at the bottom of the chin."""
+FOREHEAD = 10
+"""Lattice point at the middle of the forehead's upper edge."""
 EYE_CONTOURS = tuple(
     REGIONS[f"eye_corners_{side}"][:1]
     + REGIONS[f"lid_{side}_upper"]
@@ -71,7 +73,9 @@ def spread_frames(track: Track, frames: Tensor, count: int) -> Tensor:
     T = track.T_world_head[frames]
     mean = T[:, :3, 3].mean(0)
     # 10 cm of translation count as much as one radian.
-    points = torch.cat([matrix_to_rotvec(T[0, :3, :3].T @ T[:, :3, :3]), (T[:, :3, 3] - mean) * 10], 1)
+    points = torch.cat(
+        [matrix_to_rotvec(T[0, :3, :3].T @ T[:, :3, :3]), (T[:, :3, 3] - mean) * 10], 1
+    )
     chosen = [int(torch.linalg.norm(points - points.median(0).values, dim=1).argmin())]
     distance = torch.linalg.norm(points - points[chosen[0]], dim=1)
     while len(chosen) < min(count, len(frames)):
@@ -135,11 +139,13 @@ class _Views:
 
     def sample(self, view: int, uv: Tensor) -> Tensor:
         """Return the colours [n, 3] in [0, 1] of a view at pixels [n, 2] (bilinear)."""
-        x, y = (uv - 0.5).T.contiguous().numpy()
-        picture = cv2.remap(
-            self.pictures[view], x[None], y[None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        height, width = self.masks.shape[1:]
+        picture = torch.from_numpy(self.pictures[view]).permute(2, 0, 1)[None].float() / 255
+        grid = uv / torch.tensor([width, height]) * 2 - 1
+        found = torch.nn.functional.grid_sample(
+            picture, grid[None, None], padding_mode="border", align_corners=False
         )
-        return torch.from_numpy(picture[0].astype(np.float32) / 255)
+        return found[0, :, 0].T
 
     def covered(self, view: int, uv: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether pixels [n, 2] lie in the picture, and whether on the person there."""
@@ -287,7 +293,12 @@ def hull(person: Person, views: _Views) -> tuple[Tensor, Tensor]:
 def _before_face(person: Person, points: Tensor) -> Tensor:
     """Whether points [n, 3] lie at or before the face's surface, where the lattice knows better."""
     nearest, distance = nearest_vertex(person.lattice[:, :2], points[:, :2])
-    return (distance < 0.012) & (points[:, 2] > person.lattice[nearest, 2] - 0.012)
+    before = (distance < 0.012) & (points[:, 2] > person.lattice[nearest, 2] - 0.012)
+    # Above the lattice a hull seen from the front alone hangs over like the peak of a cap; hair
+    # stands out from the forehead by a finger's breadth at most and falls back as the skull does.
+    above = points[:, 1] - person.lattice[FOREHEAD, 1]
+    brim = person.lattice[FOREHEAD, 2] + 0.012 - 0.25 * above
+    return before | ((above > 0) & (points[:, 2] > brim))
 
 
 def nearest_vertex(vertices: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,9 +311,7 @@ def _hair(person: Person, views: _Views, count: int, generator: torch.Generator)
     """Sample the hull's surface, mostly where some view looks at it."""
     surface, normals = hull(person, views)
     if len(surface) == 0:
-        return _Part(
-            torch.zeros(0, 3), torch.zeros(0, 3), VOXEL_M, torch.zeros(0), torch.zeros(0)
-        )
+        return _Part(torch.zeros(0, 3), torch.zeros(0, 3), VOXEL_M, torch.zeros(0), torch.zeros(0))
     facing = torch.full((len(surface), len(views.frames)), -1.0)
     for view in range(len(views.frames)):
         T = views.T_cam_head[view]
@@ -354,7 +363,9 @@ def _torso(person: Person, views: _Views, count: int, generator: torch.Generator
             pixels = int(np.count_nonzero(free)) or 1
             step = max(1.0, math.sqrt(pixels / (0.9 * count)))
         uv = _grid_pixels(free, step, generator)
-        rays = torch.cat([(uv - views.camera.K[:2, 2]) / views.camera.K.diag()[:2], torch.ones(len(uv), 1)], 1)
+        rays = torch.cat(
+            [(uv - views.camera.K[:2, 2]) / views.camera.K.diag()[:2], torch.ones(len(uv), 1)], 1
+        )
         direction = rays @ T_torso_cam[:3, :3].T
         origin = T_torso_cam[:3, 3]
         z = torch.zeros(len(uv))
@@ -397,7 +408,9 @@ def _without_head(person: Person, views: _Views, view: int) -> np.ndarray:
 def _grid_pixels(free: np.ndarray, step: float, generator: torch.Generator) -> Tensor:
     """Jittered grid of pixel positions [n, 2] (x, y) with spacing ``step`` where ``free`` holds."""
     height, width = free.shape
-    y, x = torch.meshgrid(torch.arange(0, height, step), torch.arange(0, width, step), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.arange(0, height, step), torch.arange(0, width, step), indexing="ij"
+    )
     uv = torch.stack([x, y], -1).reshape(-1, 2)
     uv = uv + torch.rand(uv.shape, generator=generator) * step
     column = uv[:, 0].long().clamp(0, width - 1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-import avatar as package
+from avatar import __version__
 from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Binding
@@ -101,7 +101,7 @@ class Trainer:
         description = {
             "format": RUN_FORMAT,
             "version": RUN_VERSION,
-            "headsplat": package.__version__,
+            "headsplat": __version__,
             "torch": torch.__version__,
             "capture": os.path.relpath(self.capture.path.resolve(), self.run.resolve()),
             "source_sha256": self.capture.source_sha256,
@@ -336,7 +336,7 @@ class Trainer:
         avatar.header |= {
             "source_sha256": self.capture.source_sha256,
             "config": asdict(self.config),
-            "headsplat": package.__version__,
+            "headsplat": __version__,
             "seconds": {"train": round(self.seconds, 2)},
         }
         avatar.save(path)
@@ -378,6 +378,17 @@ def read_run(run: Path) -> dict[str, Any]:
         raise InputError(
             f"{file} is missing or damaged ({error}). Run: avatar train ME.capture -o {run}"
         ) from error
+
+
+def can_resume(capture: Capture, run: Path, config: TrainConfig) -> bool:
+    """Whether ``run`` holds a checkpoint of this capture with these settings."""
+    try:
+        known = read_run(run)
+    except InputError:
+        return False
+    same = known.get("config") == asdict(config)
+    same = same and known.get("source_sha256") == capture.source_sha256
+    return same and bool(checkpoints(Path(run) / "checkpoints"))
 
 
 def fit(

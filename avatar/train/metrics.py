@@ -1,14 +1,15 @@
 """Picture, landmark and mask metrics of ``eval.json``: how close a rendered frame is to the filmed one.
 
 Pictures are ``[..., H, W, 3]`` tensors, sRGB in [0, 1]; leading dims are frames, and a metric is the
-mean over frames of the frame's value, as the field reports it. ``landmark_motion_px`` is the LMD of
-TalkingGaussian and ER-NeRF and goes to ``lmd_px``; ``landmark_distance_px`` is the plain distance.
+mean over frames of the frame's value, as the field reports it. ``lmd_px`` is the LMD of TalkingGaussian
+and ER-NeRF and goes into ``eval.json``; ``landmark_distance_px`` is the plain distance.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +81,9 @@ def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
     height, width = prediction.shape[-3:-1]
     size = 2 * SSIM_RADIUS + 1
     if height < size or width < size:
-        raise ValueError(f"SSIM needs pictures of at least {size} x {size} pixels; got {width} x {height}.")
+        raise ValueError(
+            f"SSIM needs pictures of at least {size} x {size} pixels; got {width} x {height}."
+        )
     x, y = prediction.movedim(-1, -3), target.movedim(-1, -3)
     shape = x.shape[:-2]
     offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=x.dtype, device=x.device)
@@ -122,7 +125,9 @@ def flip(prediction: Tensor, target: Tensor) -> float:
     _check_pair(prediction, target)
     height, width = prediction.shape[-3:-1]
     pairs = [
-        np.ascontiguousarray(t.detach().float().clamp(0, 1).reshape(-1, height, width, 3).cpu().numpy())
+        np.ascontiguousarray(
+            t.detach().float().clamp(0, 1).reshape(-1, height, width, 3).cpu().numpy()
+        )
         for t in (prediction, target)
     ]
     errors = [
@@ -132,11 +137,13 @@ def flip(prediction: Tensor, target: Tensor) -> float:
     return float(np.mean(errors))
 
 
+@cache
 def find_lpips(net: Literal["alex", "vgg"] = "alex") -> Callable[[Tensor, Tensor], float] | None:
     """Return an LPIPS v0.1 metric, or None where it cannot run without a download.
 
     It runs where the ``lpips`` package is installed and torchvision's backbone weights lie already
-    in torch's hub folder; nothing is ever downloaded.
+    in torch's hub folder; nothing is ever downloaded. The answer is kept for the process: loading the
+    network takes longer than many frames.
 
     Args:
         net: the backbone; papers use both and the values do not compare.
@@ -169,6 +176,16 @@ def find_lpips(net: Literal["alex", "vgg"] = "alex") -> Callable[[Tensor, Tensor
     return measure
 
 
+def lpips(prediction: Tensor, target: Tensor, net: Literal["alex", "vgg"] = "alex") -> float | None:
+    """Return the learned perceptual distance, or None where it cannot run; see ``find_lpips``.
+
+    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018).
+    """
+    _check_pair(prediction, target)
+    measure = find_lpips(net)
+    return None if measure is None else measure(prediction, target)
+
+
 def _check_landmarks(prediction: Tensor, target: Tensor) -> None:
     """Raise ValueError unless both are [..., 478, 2] point sets of one shape."""
     if prediction.shape != target.shape or tuple(prediction.shape[-2:]) != (478, 2):
@@ -178,7 +195,7 @@ def _check_landmarks(prediction: Tensor, target: Tensor) -> None:
         )
 
 
-def landmark_motion_px(prediction: Tensor, target: Tensor) -> float:
+def lmd_px(prediction: Tensor, target: Tensor) -> float:
     """Return the mouth's landmark distance LMD in pixels: shape and size of the lips, not place.
 
     The protocol of ER-NeRF and TalkingGaussian: each set of mouth points minus its own mean, the mean

@@ -1,0 +1,532 @@
+"""The command line, and the composition root: the only module of this package that knows all others.
+
+Every command is a function; tyro makes its options and ``--help`` from the signature. Heavy packages
+are imported inside the commands that need them, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.markup import escape
+
+from avatar.checks import InputError
+from avatar.console import ProgressDisplay, console
+
+if TYPE_CHECKING:
+    from avatar.capture_data import Capture
+    from avatar.model.avatar import Avatar
+    from avatar.train.config import TrainConfig
+
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
+Preset = Literal["smoke", "draft", "standard", "overnight"]
+Device = Literal["auto", "cpu", "cuda"]
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def create(
+    video: tyro.conf.Positional[Path],
+    /,
+    output: OptionalOutput = None,
+    preset: Preset = "draft",
+    device: Device = "auto",
+    mask: Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+) -> None:
+    """Make an avatar from a clip: capture, track, fit, evaluate, preview. A rerun goes on where it stopped.
+
+    Args:
+        video: the clip, any format that FFmpeg reads; 10 to 60 seconds of one person, well lit.
+        output: folder for all results; out/CLIPNAME where not given.
+        preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
+        device: where to compute; auto takes the fastest that works here.
+        mask: a matte clip of the same length (white is the person), instead of the built-in matting.
+        steps: optimisation steps, instead of the preset's.
+        seed: seed of all randomness.
+        json_file: also write the evaluation to this file.
+    """
+    from avatar.train.evaluate import STAGES
+
+    _need_device(device)
+    output = output or Path("out") / video.stem
+    config = _train_config(preset, steps, seed)
+    with ProgressDisplay() as report:
+        captured = _capture([video], output / "me.capture", mask, report)
+        avatar = _fit(captured, output / "me.run", config, report, resume="if possible")
+        avatar.save(output / "me.avatar")
+        result = _evaluate(avatar, captured, output / "me.run" / "eval", report)
+    for name in ("eval.json", "preview.mp4", "report.html"):
+        _copy(output / "me.run" / "eval" / name, output / name)
+    _write_json(json_file, result)
+    seconds = result["seconds"]
+    parts = ", ".join(f"{name} {seconds[name]:.0f}" for name in STAGES)
+    console.print(
+        f"\n[bold]Done.[/bold] Held-out PSNR {result['psnr']:.2f} dB over {result['frames']} frames; "
+        f"{seconds['total']:.0f} s in all ({parts}).\n"
+        f"  {output}/preview.mp4   left the held-out video, right the avatar\n"
+        f"  {output}/report.html   numbers and pictures; me.capture/report.html on the footage\n"
+        f"Look at it from any side:   avatar view {output}/me.avatar\n"
+        f"Let it move:                avatar render {output}/me.avatar --drive self --camera orbit "
+        f"-o {output}/orbit.mp4",
+        markup=True,
+    )
+
+
+@app.command
+def capture(
+    videos: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    output: Output,
+    mask: Path | None = None,
+) -> None:
+    """Read a clip, check it, find face and person in every frame, and track the head.
+
+    Args:
+        videos: the clip (one for now).
+        output: the capture folder to make, by custom NAME.capture.
+        mask: a matte clip of the same length (white is the person), instead of the built-in matting.
+    """
+    with ProgressDisplay() as report:
+        captured = _capture(list(videos), output, mask, report)
+    console.print(f"{captured.frames} frames at {captured.fps:g} frames/s in {output}.")
+    console.print(f"Look at {output}/report.html, then: avatar train {output} -o ME.run")
+
+
+@app.command
+def train(
+    capture: tyro.conf.Positional[Path],
+    /,
+    output: Output,
+    preset: Preset = "draft",
+    device: Device = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    steps: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Fit an avatar to a capture; Ctrl-C or a crash loses seconds, --resume goes on exactly there.
+
+    Args:
+        capture: a folder that `avatar capture` made.
+        output: the run folder; the avatar becomes OUTPUT/avatar.avatar.
+        preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
+        device: where to compute; auto takes the fastest that works here.
+        resume: go on with the run in OUTPUT.
+        overwrite: throw the run in OUTPUT away and start over.
+        steps: optimisation steps, instead of the preset's.
+        seed: seed of all randomness.
+    """
+    from avatar.capture_data import Capture
+
+    _need_device(device)
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite contradict each other; give one of them.")
+    with ProgressDisplay() as report:
+        mode = "yes" if resume else ("overwrite" if overwrite else "no")
+        config = _train_config(preset, steps, seed)
+        _fit(Capture(capture), output, config, report, resume=mode)
+    console.print(f"The avatar is {output}/avatar.avatar. Next: avatar eval {output}")
+
+
+@app.command(name="eval")
+def evaluate_command(
+    run: tyro.conf.Positional[Path],
+    /,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+) -> None:
+    """Measure a run's avatar on the held-out frames; write eval.json, preview.mp4 and a contact sheet.
+
+    Args:
+        run: a folder that `avatar train` made.
+        json_file: also write the numbers to this file; - prints them.
+    """
+    from avatar.model.avatar import Avatar
+
+    avatar = Avatar.load(run / "avatar.avatar")
+    with ProgressDisplay() as report:
+        result = _evaluate(avatar, _capture_of(run), run / "eval", report)
+    _write_json(json_file, result)
+    if json_file is None:
+        for key in ("frames", "psnr", "ssim", "flip", "lpips", "lmd_px", "alpha_iou", "gaussians"):
+            print(f"{key:<20}{result[key]}")
+        for key in ("render_fps", "animate_render_fps"):
+            print(f"{key:<20}{result[key]}")
+    console.print(f"In {run}/eval: eval.json, preview.mp4, contact_sheet.jpg, report.html")
+
+
+@app.command
+def render(
+    avatar: tyro.conf.Positional[Path],
+    /,
+    output: Output,
+    drive: str = "self",
+    camera: Literal["front", "orbit", "capture"] = "capture",
+    size: tuple[int, int] | None = None,
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    frames: int | None = None,
+) -> None:
+    """Let an avatar move and write the video.
+
+    Args:
+        avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
+        output: the video to write (mp4).
+        drive: what moves it: self (the captured motion), another capture folder or clip (another person's
+            motion, carried over), or a .csv / .json file of ARKit weights.
+        camera: the capture's own view, a view square before the face, or an orbit around it.
+        size: width and height in pixels; the capture's where not given.
+        background: red, green and blue from 0 to 1.
+        frames: frames at most; all where not given.
+    """
+    from itertools import islice
+
+    from avatar.export.render import camera_path, render_states
+    from avatar.export.video import VideoWriter
+
+    model, home = _open_avatar(avatar)
+    with ProgressDisplay() as report:
+        source, audio, total = _source(drive, model, home, output, report)
+        if frames is not None:
+            total = min(total, frames)
+        path = camera_path(camera, model, size)
+        states = islice(source.states(), total)
+        pictures = render_states(
+            model, states, path, background=background, total=total, report=report
+        )
+        with VideoWriter(output, source.fps, audio=audio) as writer:
+            for picture in pictures:
+                writer.write(picture)
+    console.print(f"{output}: {total} frames at {source.fps:g} frames/s")
+
+
+@app.command
+def view(
+    path: tyro.conf.Positional[Path],
+    /,
+    port: int = 8080,
+) -> None:
+    """Look at an avatar in the browser: any side, 52 sliders, gaze, the captured motion.
+
+    Args:
+        path: a .avatar file, a run folder, or a folder that `avatar create` made.
+        port: port on this machine (127.0.0.1; nothing is served beyond it).
+    """
+    from viewer.app import view as open_viewer
+
+    model, home = _open_avatar(path)
+    captured = _find_capture(home)
+    open_viewer(
+        model,
+        track=captured.track if captured else None,
+        audio=captured.audio if captured else None,
+        port=port,
+        ready=lambda url: console.print(f"The viewer is at {url} (Ctrl-C ends it)"),
+    )
+
+
+@app.command
+def export(
+    avatar: tyro.conf.Positional[Path],
+    /,
+    output: Output,
+    format: Literal["ply"] = "ply",
+) -> None:
+    """Write an avatar in another program's format, at its neutral expression.
+
+    Args:
+        avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
+        output: the file to write.
+        format: ply is the layout of 3D Gaussian Splatting that public viewers open.
+    """
+    import torch
+
+    from avatar.export.ply import write_ply
+
+    model, _ = _open_avatar(avatar)
+    with torch.no_grad():
+        write_ply(output, model.pose(model.rest))
+    console.print(f"{output}: {len(model)} Gaussians")
+
+
+@app.command
+def bench(
+    what: tyro.conf.Positional[Literal["rasterizer"]] = "rasterizer",
+    /,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+) -> None:
+    """Measure how fast the kernels are on this machine.
+
+    Args:
+        what: which part.
+        json_file: also write the table to this file; - prints it as JSON.
+    """
+    from avatar.raster.bench import bench_rasterizer
+
+    result = bench_rasterizer()
+    if json_file is None:
+        rows = result["rows"]
+        print("  ".join(f"{name:>12}" for name in rows[0]))
+        for row in rows:
+            values = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values())
+            print("  ".join(f"{v:>12}" for v in values))
+    _write_json(json_file, result)
+
+
+@app.command
+def sample(
+    output: Output = Path("sample.mp4"),
+    seconds: float = 10.0,
+    size: int = 512,
+    silent: bool = False,
+) -> None:
+    """Make the bundled sample: a public-domain portrait (scikit-image's astronaut), animated.
+
+    Args:
+        output: the clip to write; its true controls go beside it.
+        seconds: length of the clip.
+        size: side of the square picture in pixels.
+        silent: no voice, even where espeak-ng is installed.
+    """
+    from capture.sample import make_sample
+
+    with ProgressDisplay() as report:
+        make_sample(output, seconds=seconds, size=size, voice=not silent, report=report)
+    console.print(f"Next: avatar create {output}")
+
+
+@app.command
+def doctor(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None) -> None:
+    """Say what works on this machine, and what to do about what does not.
+
+    Args:
+        json_file: write the findings to this file instead; - prints them as JSON.
+    """
+    from avatar.doctor import as_json, examine
+    from capture.landmarks import describe_models
+
+    findings = examine(describe_models)
+    result = as_json(findings)
+    if json_file is None:
+        for f in findings:
+            mark = (
+                "[green]ok[/green]  "
+                if f.ok
+                else ("[red]no[/red]  " if f.needed else "[yellow]--[/yellow]  ")
+            )
+            console.print(f"{mark}{f.name:<22}{escape(f.detail)}")
+    _write_json(json_file, result)
+    if not result["ok"]:
+        raise InputError("Something that the main job needs is missing; see the lines marked 'no'.")
+
+
+# -- what commands share ------------------------------------------------------------------------
+
+
+def _train_config(preset: Preset, steps: int | None, seed: int) -> TrainConfig:
+    from configs import PRESETS
+
+    if steps is not None and steps < 1:
+        raise InputError(f"--steps must be at least 1; got {steps}.")
+    config = replace(PRESETS[preset], seed=seed)
+    return config if steps is None else replace(config, steps=steps)
+
+
+def _need_device(device: Device) -> None:
+    """Refuse a device that was asked for by name and does not work; never take another instead."""
+    from avatar.raster import available_backends
+
+    if device != "auto":
+        state = available_backends()[device]
+        if not state.startswith("ok"):
+            raise InputError(f"--device {device} does not work here: {state}")
+
+
+def _capture(videos: list[Path], output: Path, mask: Path | None, report: Any) -> Capture:
+    from capture.pipeline import CaptureConfig, capture_video
+
+    return capture_video(videos, output, CaptureConfig(mask=mask), report)
+
+
+def _fit(captured: Capture, run: Path, config: TrainConfig, report: Any, *, resume: str) -> Avatar:
+    """Fit; ``resume`` is "yes", "no", "overwrite", or "if possible" (same settings and clip)."""
+    from avatar.train.loop import can_resume, fit
+
+    overwrite = resume == "overwrite"
+    again = resume == "yes"
+    if resume == "if possible":
+        again = can_resume(captured, run, config)
+        overwrite = not again
+    return fit(captured, run, config, resume=again, overwrite=overwrite, report=report)
+
+
+def _evaluate(avatar: Avatar, captured: Capture, output: Path, report: Any) -> dict[str, Any]:
+    """Measure, and write eval.json, preview.mp4, contact_sheet.jpg and report.html to ``output``."""
+    import numpy as np
+
+    from avatar.export.report import write_picture, write_report
+    from avatar.export.video import VideoWriter, contact_sheet
+    from avatar.tensorfile import write_json
+    from avatar.train.evaluate import evaluate
+    from capture.landmarks import FaceDetector
+
+    begin, end = captured.splits.test
+    shown = {round(f) for f in np.linspace(begin, end - 1, 8)}
+    pairs: list[tuple[int, Any, Any]] = []
+    output.mkdir(parents=True, exist_ok=True)
+    start_s = begin / captured.fps
+    with (
+        VideoWriter(
+            output / "preview.mp4", captured.fps, audio=captured.audio, audio_start_s=start_s
+        ) as preview,
+        FaceDetector() as detector,
+    ):
+
+        def on_picture(frame: int, truth: Any, picture: Any) -> None:
+            preview.write(np.concatenate([truth, picture], 1))
+            if frame in shown or not pairs:
+                pairs.append((frame, truth, picture))
+
+        result = evaluate(
+            avatar, captured, detect=detector.detect, picture=on_picture, report=report
+        )
+    sheet = contact_sheet(
+        [[truth for _, truth, _ in pairs], [picture for _, _, picture in pairs]],
+        ["held out", "avatar"],
+        [f"frame {frame}" for frame, _, _ in pairs],
+    )
+    write_picture(output / "contact_sheet.jpg", sheet)
+    write_json(output / "eval.json", result)
+    write_report(output / "report.html", avatar, captured, result, sheet)
+    return result
+
+
+def _open_avatar(path: Path) -> tuple[Avatar, Path]:
+    """Load the avatar that a path names; return it and the folder in which to look for its capture."""
+    from avatar.model.avatar import Avatar
+
+    for candidate in (path / "me.avatar", path / "avatar.avatar"):
+        if path.is_dir() and candidate.is_file():
+            return Avatar.load(candidate), path
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder without an avatar in it; expected a .avatar file, a run, or a folder "
+            "that `avatar create` made."
+        )
+    return Avatar.load(path), path.parent
+
+
+def _capture_of(run: Path) -> Capture:
+    from avatar.capture_data import Capture
+    from avatar.train.loop import read_run
+
+    return Capture((run / read_run(run)["capture"]).resolve())
+
+
+def _find_capture(home: Path) -> Capture | None:
+    """The capture that belongs to an avatar: beside it, or named by its run; None where there is none."""
+    from avatar.capture_data import Capture
+
+    if (home / "config.json").is_file():
+        return _capture_of(home)
+    if (home / "me.capture").is_dir():
+        return Capture(home / "me.capture")
+    return None
+
+
+def _source(
+    drive: str, model: Avatar, home: Path, output: Path, report: Any
+) -> tuple[Any, Path | None, int]:
+    """Open what drives a rendering: the driver, its sound, its number of frames."""
+    from avatar.capture_data import Capture
+    from avatar.drive.source import ArkitFileDriver, RetargetedTrackDriver, TrackDriver
+
+    if drive == "self":
+        captured = _find_capture(home)
+        if captured is None:
+            raise InputError(
+                f"{home} holds no capture for --drive self. Give the folder that `avatar create` made, "
+                "or drive it by a capture, a clip, or a .csv or .json file."
+            )
+        return TrackDriver(captured.track), captured.audio, captured.frames
+    path = Path(drive)
+    if not path.exists():
+        raise InputError(
+            f"--drive {drive} does not exist; expected self, a capture folder, a clip, or a .csv or "
+            ".json file of ARKit weights."
+        )
+    if path.suffix.lower() in (".csv", ".json"):
+        driver = ArkitFileDriver(path, model)
+        return driver, None, len(driver)
+    if path.is_dir():
+        nested = path / "me.capture"
+        other = Capture(nested if nested.is_dir() else path)
+    else:
+        other = _capture([path], output.with_name(f"{path.stem}.capture"), None, report)
+    driver = RetargetedTrackDriver(other.track, model)
+    return driver, other.audio, other.frames
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    from avatar.tensorfile import atomic_path
+
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _write_json(path: Path | None, value: Any) -> None:
+    """Write a report where ``--json`` asks for it; - is the standard output."""
+    from avatar.tensorfile import write_json
+
+    if path is None:
+        return
+    if str(path) == "-":
+        print(json.dumps(value, indent=1))
+    else:
+        write_json(path, value)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 input or environment, 2 usage, 130 interrupted."""
+    try:
+        app.cli(prog="avatar", description="Personal head avatars made of 3D Gaussians.")
+    except InputError as error:
+        console.print(f"[bold red]avatar:[/bold red] {escape(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print(
+            "\nInterrupted. Run the same command again to go on (avatar train: --resume)."
+        )
+        sys.exit(130)
+    except OSError as error:
+        # What stages did not foresee: a full disk, a folder that cannot be written.
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EACCES,
+            errno.EROFS,
+            errno.EDQUOT,
+            errno.ENOTDIR,
+        ):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        reason = error.strerror or str(error)
+        console.print(
+            f"[bold red]avatar:[/bold red] {escape(reason)}{escape(where)}. Free some space or give "
+            "another folder with -o, then run the same command again."
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Finding and loading the CPU kernel library, and how it is asked to run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import cuda_ext
+from avatar.checks import InputError
+
+SIMD = {"plain": 1, "avx2": 2, "avx512": 3}
+"""Names of the instruction sets, as HEADSPLAT_SIMD takes them, to the C interface's HsSimd."""
+
+ERRORS = {
+    -1: "out of memory; draw fewer Gaussians or a smaller picture",
+    -2: "this machine lacks the instruction set that was asked for; unset HEADSPLAT_SIMD",
+    -3: "too many pairs of Gaussian and tile (over 2^32); are scales or the picture far too large?",
+}
+
+
+class HsRun(ctypes.Structure):
+    """How to run a kernel: see headsplat.h."""
+
+    _fields_ = (
+        ("precision", ctypes.c_int32),
+        ("simd", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
+def library_path() -> Path:
+    """Where the library lies; raises InputError with the remedy where it does not.
+
+    An editable install leaves the package in the source tree and the library in site-packages.
+    """
+    suffix = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
+    name = ("" if platform.system() == "Windows" else "lib") + "headsplat_cpu" + suffix
+    folders = [*cuda_ext.__path__, str(Path(sysconfig.get_path("platlib")) / "cuda_ext")]
+    for folder in folders:
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    raise InputError(
+        f"the CPU kernel library {name} is missing from {' and '.join(folders)}. "
+        "Install a C++ compiler (apt-get install g++) and run: pip install ."
+    )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load the library once.
+
+    Raises:
+        InputError: missing, or built for another machine.
+    """
+    path = library_path()
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be loaded ({error}). Run: pip install .") from error
+    loaded.hs_state_bytes.restype = ctypes.c_int64
+    return loaded
+
+
+def simd_name() -> str:
+    """The instruction set that kernels run on: HEADSPLAT_SIMD where it is set, else the best there is.
+
+    Raises:
+        InputError: HEADSPLAT_SIMD names none, or one that this machine lacks.
+    """
+    wanted = os.environ.get("HEADSPLAT_SIMD", "")
+    if not wanted:
+        best = int(library().hs_best_simd())
+        return next(name for name, code in SIMD.items() if code == best)
+    if wanted not in SIMD:
+        raise InputError(f"HEADSPLAT_SIMD must be one of {', '.join(SIMD)}; got '{wanted}'.")
+    if not library().hs_has_simd(SIMD[wanted]):
+        raise InputError(f"HEADSPLAT_SIMD={wanted}, but this machine or build lacks {wanted}.")
+    return wanted
+
+
+def run_settings(dtype: torch.dtype = torch.float32) -> HsRun:
+    """Return how to run: precision by ``dtype``, as many threads as torch uses."""
+    precision = 1 if dtype == torch.float64 else 0
+    return HsRun(precision, SIMD[simd_name()], torch.get_num_threads())
+
+
+def raise_on(code: int, what: str) -> None:
+    """Raise RuntimeError where a kernel failed."""
+    if code != 0:
+        raise RuntimeError(f"{what}: {ERRORS.get(code, f'error {code}')}")

@@ -1,0 +1,453 @@
+"""Levenberg-Marquardt for the tracker: many small frames in one batch, and the shared rig.
+
+Two solvers over one projection. ``solve_frames`` finds pose and bounded coefficients of every frame
+with the rig fixed; frames are independent, so the normal equations are [F, 6 + E, 6 + E] and solved
+as a batch. ``bundle_adjust`` finds the poses together with the lattice and, where asked, the focal
+length; poses are eliminated by the Schur complement (Triggs et al., Bundle Adjustment - A Modern
+Synthesis, 2000, section 6), which converges where alternating crawls along depth and focal length.
+
+Camera frame: OpenCV (x right, y down, z forward), metres; pixels as in ``avatar.types``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from avatar.rotations import rotvec_to_matrix
+
+CHUNK = 64
+"""Frames whose Jacobians are held at once; bounds memory to tens of megabytes."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Head to camera, per frame."""
+
+    R: Tensor
+    """[F, 3, 3]."""
+    t: Tensor
+    """[F, 3] metres."""
+
+    def __getitem__(self, index: Tensor | slice) -> Pose:
+        """Select frames."""
+        return Pose(self.R[index], self.t[index])
+
+    def moved(self, step: Tensor) -> Pose:
+        """Apply steps [F, 6]: a rotation vector and a shift, both in the camera frame."""
+        return Pose(rotvec_to_matrix(step[:, :3]) @ self.R, self.t + step[:, 3:])
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """One focal length for both axes; no distortion."""
+
+    focal: float
+    """Pixels."""
+    centre: tuple[float, float]
+    """Principal point, pixels."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Where points were seen."""
+
+    points: Tensor
+    """[F, L, 2] pixels."""
+    weight: Tensor
+    """[F, L] inverse variance, 1 / px^2; 0 where a point was not seen."""
+
+    def __getitem__(self, index: Tensor | slice) -> Observations:
+        """Select frames."""
+        return Observations(self.points[index], self.weight[index])
+
+
+@dataclass(frozen=True)
+class CoefficientPrior:
+    """What is believed of the coefficients before looking."""
+
+    lower: Tensor
+    """[E] bounds."""
+    upper: Tensor
+    """[E] bounds."""
+    sparsity: Tensor
+    """[E] cost per unit above zero (the L1 norm inside non-negative bounds); 0 for signed ones."""
+    precision: Tensor
+    """[E] or [F, E] inverse variance about ``mean``."""
+    mean: Tensor
+    """[E] or [F, E]."""
+
+    def __getitem__(self, index: Tensor | slice) -> CoefficientPrior:
+        """Select frames."""
+        return replace(
+            self,
+            precision=self.precision[index] if self.precision.ndim == 2 else self.precision,
+            mean=self.mean[index] if self.mean.ndim == 2 else self.mean,
+        )
+
+
+def project(points: Tensor, pose: Pose, camera: Pinhole) -> Tensor:
+    """Project head-frame points [F, L, 3] (or [L, 3]) to pixels [F, L, 2]."""
+    p = points @ pose.R.transpose(-1, -2) + pose.t[:, None]
+    depth = p[..., 2:].clamp_min(1e-3)
+    return camera.focal * p[..., :2] / depth + points.new_tensor(camera.centre)
+
+
+def projection_jacobian(points: Tensor, pose: Pose, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:
+    """Project and differentiate.
+
+    Args:
+        points: [F, L, 3] head frame.
+        pose: of F frames.
+        camera: shared.
+
+    Returns:
+        Pixels [F, L, 2], their derivative by the pose step of ``Pose.moved`` [F, L, 2, 6], and by the
+        head-frame point [F, L, 2, 3].
+    """
+    turned = points @ pose.R.transpose(-1, -2)
+    p = turned + pose.t[:, None]
+    inverse = 1 / p[..., 2].clamp_min(1e-3)
+    image = p[..., :2] * inverse[..., None]
+    by_camera = points.new_zeros(*p.shape[:2], 2, 3)
+    by_camera[..., 0, 0] = by_camera[..., 1, 1] = camera.focal * inverse
+    by_camera[..., 2] = -camera.focal * image * inverse[..., None]
+    # d(omega x turned) = -[turned]_x omega, so each row g of by_camera becomes turned x g.
+    by_turn = torch.linalg.cross(turned[..., None, :].expand_as(by_camera), by_camera)
+    by_pose = torch.cat([by_turn, by_camera], -1)
+    return (
+        camera.focal * image + points.new_tensor(camera.centre),
+        by_pose,
+        by_camera @ pose.R[:, None],
+    )
+
+
+def robust(squared: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Cauchy cost and its reweighting of squared residuals [...] in units of their sigma."""
+    s2 = scale * scale
+    return 0.5 * s2 * torch.log1p(squared / s2), 1 / (1 + squared / s2)
+
+
+@dataclass(frozen=True)
+class FrameSolution:
+    """Frames solved with the rig fixed."""
+
+    pose: Pose
+    coefficients: Tensor
+    """[F, E]."""
+    cost: Tensor
+    """[F]."""
+    pose_information: Tensor
+    """[F, 6, 6] inverse covariance of the pose step, the coefficients marginalised out."""
+
+
+def frame_equations(
+    lattice: Tensor,
+    basis: Tensor,
+    pose: Pose,
+    coefficients: Tensor,
+    camera: Pinhole,
+    seen: Observations,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the reweighted normal matrix [F, 6 + E, 6 + E] and gradient [F, 6 + E] of the data cost."""
+    count = basis.shape[0]
+    points = lattice + (coefficients @ basis.flatten(1)).reshape(-1, *lattice.shape)
+    pixels, by_pose, by_point = projection_jacobian(points, pose, camera)
+    error = pixels - seen.points
+    _, reweight = robust((error**2).sum(-1) * seen.weight, scale)
+    root = (reweight * seen.weight).sqrt()[..., None, None]
+    # One product per point over all frames: [L, F 2, 3] @ [L, 3, E].
+    frames, size = by_point.shape[:2]
+    by_point = (by_point * root).permute(1, 0, 2, 3).reshape(size, frames * 2, 3)
+    by_coefficient = torch.bmm(by_point, basis.permute(1, 2, 0).contiguous())
+    by_coefficient = by_coefficient.reshape(size, frames, 2, count).permute(1, 0, 2, 3)
+    J = torch.cat([by_pose * root, by_coefficient], -1).reshape(frames, size * 2, 6 + count)
+    r = (error * root[..., 0]).reshape(frames, size * 2, 1)
+    Jt = J.transpose(1, 2)
+    return Jt @ J, (Jt @ r)[..., 0]
+
+
+def data_cost(
+    lattice: Tensor,
+    basis: Tensor,
+    pose: Pose,
+    coefficients: Tensor,
+    camera: Pinhole,
+    seen: Observations,
+    scale: float,
+) -> Tensor:
+    """Return the robust data cost [F]."""
+    points = lattice + (coefficients @ basis.flatten(1)).reshape(-1, *lattice.shape)
+    error = project(points, pose, camera) - seen.points
+    return robust((error**2).sum(-1) * seen.weight, scale)[0].sum(-1)
+
+
+def _prior_cost(coefficients: Tensor, prior: CoefficientPrior) -> Tensor:
+    about = 0.5 * prior.precision * (coefficients - prior.mean) ** 2
+    return (about + prior.sparsity * coefficients).sum(-1)
+
+
+def solve_frames(
+    lattice: Tensor,
+    basis: Tensor,
+    camera: Pinhole,
+    seen: Observations,
+    prior: CoefficientPrior,
+    pose: Pose,
+    coefficients: Tensor,
+    *,
+    iterations: int,
+    scale: float,
+    pose_prior: tuple[Pose, Tensor] | None = None,
+) -> FrameSolution:
+    """Find pose and bounded coefficients of each frame with the rig fixed.
+
+    Projected Levenberg-Marquardt: coefficients at a bound that the gradient pushes outwards are
+    frozen for the step, the others are clamped after it.
+
+    Args:
+        lattice: [L, 3] neutral, metres.
+        basis: [E, L, 3].
+        camera: fixed.
+        seen: observations of F frames.
+        prior: of the coefficients.
+        pose: start.
+        coefficients: [F, E] start.
+        iterations: steps per frame; frames that no longer improve stop moving.
+        scale: Cauchy scale in sigmas.
+        pose_prior: a pose per frame and its inverse covariance [F, 6, 6] in the step of
+            ``Pose.moved``; light smoothing enters here.
+
+    Returns:
+        The solution; deterministic for given inputs.
+    """
+    parts = []
+    for start in range(0, seen.points.shape[0], CHUNK):
+        index = slice(start, start + CHUNK)
+        chunk_prior = None if pose_prior is None else (pose_prior[0][index], pose_prior[1][index])
+        parts.append(
+            _solve_chunk(
+                lattice, basis, camera, seen[index], prior[index], pose[index], coefficients[index],
+                iterations, scale, chunk_prior,
+            )
+        )  # fmt: skip
+    return FrameSolution(
+        Pose(torch.cat([p.pose.R for p in parts]), torch.cat([p.pose.t for p in parts])),
+        torch.cat([p.coefficients for p in parts]),
+        torch.cat([p.cost for p in parts]),
+        torch.cat([p.pose_information for p in parts]),
+    )
+
+
+def _pose_offset(pose: Pose, target: Pose) -> Tensor:
+    """Return the step [F, 6] that leads from ``target`` to ``pose``, to first order."""
+    D = pose.R @ target.R.transpose(-1, -2)
+    turn = 0.5 * torch.stack(
+        [D[:, 2, 1] - D[:, 1, 2], D[:, 0, 2] - D[:, 2, 0], D[:, 1, 0] - D[:, 0, 1]], -1
+    )
+    return torch.cat([turn, pose.t - target.t], -1)
+
+
+def _solve_chunk(
+    lattice: Tensor,
+    basis: Tensor,
+    camera: Pinhole,
+    seen: Observations,
+    prior: CoefficientPrior,
+    pose: Pose,
+    coefficients: Tensor,
+    iterations: int,
+    scale: float,
+    pose_prior: tuple[Pose, Tensor] | None,
+) -> FrameSolution:
+    frames, count = coefficients.shape
+
+    def total(pose: Pose, coefficients: Tensor) -> Tensor:
+        cost = data_cost(lattice, basis, pose, coefficients, camera, seen, scale)
+        cost = cost + _prior_cost(coefficients, prior)
+        if pose_prior is not None:
+            offset = _pose_offset(pose, pose_prior[0]).to(pose_prior[1].dtype)
+            cost = cost + 0.5 * torch.einsum("fi,fij,fj->f", offset, pose_prior[1], offset)
+        return cost
+
+    coefficients = coefficients.clamp(prior.lower, prior.upper)
+    cost = total(pose, coefficients)
+    damping = torch.full((frames,), 1e-3, dtype=torch.float64)
+    H = lattice.new_zeros(frames, 6 + count, 6 + count).double()
+    for _ in range(iterations):
+        normal, gradient = frame_equations(
+            lattice, basis, pose, coefficients, camera, seen, scale
+        )
+        H, g = normal.double(), gradient.double()
+        g[:, 6:] += prior.precision * (coefficients - prior.mean) + prior.sparsity
+        H.diagonal(dim1=1, dim2=2)[:, 6:] += prior.precision
+        if pose_prior is not None:
+            H[:, :6, :6] += pose_prior[1]
+            offset = _pose_offset(pose, pose_prior[0]).double()
+            g[:, :6] += torch.einsum("fij,fj->fi", pose_prior[1].double(), offset)
+        at_lower = (coefficients <= prior.lower) & (g[:, 6:] > 0)
+        at_upper = (coefficients >= prior.upper) & (g[:, 6:] < 0)
+        frozen = torch.cat([torch.zeros(frames, 6, dtype=torch.bool), at_lower | at_upper], 1)
+        A = H.masked_fill(frozen[:, :, None] | frozen[:, None, :], 0.0)
+        diagonal = A.diagonal(dim1=1, dim2=2)
+        diagonal += damping[:, None] * diagonal.clamp_min(1e-9) + frozen
+        step = -torch.linalg.solve(A, g.masked_fill(frozen, 0.0)).to(lattice.dtype)
+        new_pose = pose.moved(step[:, :6])
+        new_coefficients = (coefficients + step[:, 6:]).clamp(prior.lower, prior.upper)
+        new_cost = total(new_pose, new_coefficients)
+        better = new_cost < cost
+        pose = Pose(
+            torch.where(better[:, None, None], new_pose.R, pose.R),
+            torch.where(better[:, None], new_pose.t, pose.t),
+        )
+        coefficients = torch.where(better[:, None], new_coefficients, coefficients)
+        gain = ((cost - new_cost) / cost.clamp_min(1e-12))[better]
+        cost = torch.where(better, new_cost, cost)
+        damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
+        if better.any() and float(gain.max()) < 1e-5:
+            break
+    # Marginalise the coefficients that are free to move.
+    free = ~((coefficients <= prior.lower) | (coefficients >= prior.upper))
+    C = H[:, 6:, 6:].masked_fill(~(free[:, :, None] & free[:, None, :]), 0.0)
+    C.diagonal(dim1=1, dim2=2).add_((~free).double() + 1e-6)
+    cross = H[:, :6, 6:] * free[:, None]
+    information = H[:, :6, :6] - cross @ torch.linalg.solve(C, cross.transpose(1, 2))
+    return FrameSolution(pose, coefficients, cost, information)
+
+
+@dataclass(frozen=True)
+class LatticePrior:
+    """What is believed of the personal lattice."""
+
+    mean: Tensor
+    """[L, 3] metres."""
+    precision: Tensor
+    """[L, L] inverse covariance of each axis, shared by x, y and z."""
+
+
+@dataclass(frozen=True)
+class BundleSolution:
+    """Poses, lattice and focal length solved together."""
+
+    pose: Pose
+    lattice: Tensor
+    """[L, 3]."""
+    camera: Pinhole
+    cost: float
+
+
+def bundle_adjust(
+    lattice: Tensor,
+    offsets: Tensor,
+    camera: Pinhole,
+    seen: Observations,
+    prior: LatticePrior,
+    pose: Pose,
+    *,
+    iterations: int,
+    scale: float,
+    free_focal: bool,
+    focal_prior: tuple[float, float] | None = None,
+) -> BundleSolution:
+    """Find poses, lattice and, where asked, the focal length together.
+
+    Args:
+        lattice: [L, 3] start.
+        offsets: [F, L, 3] displacement of each frame's expression, fixed, head frame.
+        camera: start.
+        seen: observations of F frames.
+        prior: of the lattice; it also fixes the gauge.
+        pose: start.
+        iterations: at most so many steps; stops at a relative gain below 1e-5.
+        scale: Cauchy scale in sigmas.
+        free_focal: solve for the focal length as well.
+        focal_prior: (pixels, relative sigma), enters as a Gaussian on the logarithm.
+
+    Returns:
+        The solution.
+    """
+    size = lattice.shape[0]
+    frames = seen.points.shape[0]
+    lattice, start = lattice.double(), lattice.dtype
+    pose = Pose(pose.R.double(), pose.t.double())
+    offsets, seen = offsets.double(), Observations(seen.points.double(), seen.weight.double())
+    mean, precision = prior.mean.double(), prior.precision.double()
+    unknowns = 3 * size + 1
+    damping = 1e-5
+
+    def cost_of(pose: Pose, lattice: Tensor, camera: Pinhole) -> float:
+        error = project(lattice + offsets, pose, camera) - seen.points
+        cost = robust((error**2).sum(-1) * seen.weight, scale)[0].sum()
+        away = lattice - mean
+        cost = cost + 0.5 * (away * (precision @ away)).sum()
+        if focal_prior is not None:
+            away_focal = torch.tensor(camera.focal / focal_prior[0]).log() / focal_prior[1]
+            cost = cost + 0.5 * away_focal**2
+        return float(cost)
+
+    cost = cost_of(pose, lattice, camera)
+    for _ in range(iterations):
+        pixels, by_pose, by_point = projection_jacobian(lattice + offsets, pose, camera)
+        error = pixels - seen.points
+        _, reweight = robust((error**2).sum(-1) * seen.weight, scale)
+        W = (reweight * seen.weight)[..., None, None]
+        by_focal = (pixels - pixels.new_tensor(camera.centre))[..., None]  # d / d log f
+        A = (by_pose * W).transpose(2, 3)
+        H_pose = (A @ by_pose).sum(1)
+        g_pose = (A @ error[..., None]).sum(1)[..., 0]
+        H_cross = torch.cat(
+            [(A @ by_point).permute(0, 2, 1, 3).reshape(frames, 6, 3 * size), (A @ by_focal).sum(1)], 2
+        )
+        B = (by_point * W).transpose(2, 3)
+        H_point = (B @ by_point).sum(0)
+        S = torch.zeros(unknowns, unknowns, dtype=torch.float64)
+        g = torch.zeros(unknowns, dtype=torch.float64)
+        rows = 3 * torch.arange(size)
+        for a in range(3):
+            S[a : 3 * size : 3, a : 3 * size : 3] += precision
+            for b in range(3):
+                S[rows + a, rows + b] += H_point[:, a, b]
+        g[:-1] = ((B @ error[..., None]).sum(0)[..., 0] + precision @ (lattice - mean)).reshape(-1)
+        if free_focal:
+            S[:-1, -1] = S[-1, :-1] = (B @ by_focal).sum(0).reshape(-1)
+            S[-1, -1] = (W * by_focal * by_focal).sum()
+            g[-1] = (W[..., 0] * by_focal[..., 0] * error).sum()
+            if focal_prior is not None:
+                S[-1, -1] += 1 / focal_prior[1] ** 2
+                g[-1] += torch.tensor(camera.focal / focal_prior[0]).log() / focal_prior[1] ** 2
+        else:
+            H_cross[..., -1] = 0
+            S[-1, -1] = 1.0
+        while True:
+            D = H_pose + damping * torch.diag_embed(H_pose.diagonal(dim1=1, dim2=2) + 1e-9)
+            L = torch.linalg.cholesky(D)
+            Z = torch.linalg.solve_triangular(L, H_cross, upper=False)
+            y = torch.linalg.solve_triangular(L, g_pose[..., None], upper=False)
+            Zf = Z.reshape(frames * 6, unknowns)
+            damped = S + damping * torch.diag(S.diagonal())
+            reduced = torch.linalg.cholesky(damped - Zf.T @ Zf)
+            right = Zf.T @ y.reshape(-1) - g
+            step = torch.cholesky_solve(right[:, None], reduced)[:, 0]
+            back = torch.linalg.solve_triangular(
+                L.transpose(1, 2), -y - (Z @ step[:, None]), upper=True
+            )[..., 0]
+            new_pose = pose.moved(back)
+            new_lattice = lattice + step[:-1].reshape(size, 3)
+            new_camera = replace(camera, focal=camera.focal * float(step[-1].clamp(-0.3, 0.3).exp()))
+            new_cost = cost_of(new_pose, new_lattice, new_camera)
+            if new_cost < cost or damping > 1e3:
+                break
+            damping *= 10
+        if new_cost >= cost:
+            break
+        gain = (cost - new_cost) / cost
+        pose, lattice, camera, cost = new_pose, new_lattice, new_camera, new_cost
+        damping = max(damping * 0.2, 1e-8)
+        if gain < 1e-5:
+            break
+    return BundleSolution(
+        Pose(pose.R.to(start), pose.t.to(start)), lattice.to(start), camera, cost
+    )

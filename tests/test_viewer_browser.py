@@ -1,0 +1,114 @@
+"""The viewer as a person has it: a real browser, driven over its debugging protocol."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import make_avatar
+from websockets.sync.client import ClientConnection, connect
+
+from viewer.app import ViewerApp
+from viewer.panels import BY_HAND
+
+WIDTH, HEIGHT = 1100, 640
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs the Chromium browser, which is not installed"),
+]
+
+
+class Browser:
+    """Headless Chromium with software WebGL, its one page, and pictures of it."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMIUM is not None
+        command = [
+            CHROMIUM,
+            *("--headless=new", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader"),
+            *("--enable-unsafe-swiftshader", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync", "--no-first-run", "--mute-audio"),
+            *(f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}"),
+            *("--remote-debugging-port=0", "about:blank"),
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port_file = profile / "DevToolsActivePort"
+        # Chromium writes the port first and the path after it.
+        wait_for(lambda: port_file.is_file() and port_file.read_text().count("\n") >= 1, 30)
+        port, path = port_file.read_text().split()
+        self._socket: ClientConnection = connect(f"ws://127.0.0.1:{port}{path}", max_size=2**26)
+        self._calls = 0
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = session["sessionId"]
+        self.page("Page.enable")
+        metrics = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        self.page("Emulation.setDeviceMetricsOverride", **metrics)
+
+    def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+        """Send one command and wait for its answer."""
+        self._calls += 1
+        message = {"id": self._calls, "method": method, "params": params}
+        if session:
+            message["sessionId"] = session
+        self._socket.send(json.dumps(message))
+        while True:
+            answer = json.loads(self._socket.recv(timeout=60))
+            if answer.get("id") == self._calls:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+
+    def page(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command to the page."""
+        return self.call(method, self._session, **params)
+
+    def run(self, script: str) -> Any:
+        """Return the value of a piece of JavaScript."""
+        done = self.page("Runtime.evaluate", expression=script, returnByValue=True)
+        return done["result"].get("value")
+
+    def picture(self) -> np.ndarray:
+        """Return the page as it looks, int16 [H, W, 3] RGB."""
+        png = base64.b64decode(self.page("Page.captureScreenshot", format="png")["data"])
+        picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        return picture[..., ::-1].astype(np.int16)
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Drag with the left mouse button, in ten moves."""
+        button = {"button": "left", "clickCount": 1}
+        mouse = "Input.dispatchMouseEvent"
+        self.page(mouse, type="mousePressed", x=start[0], y=start[1], **button)
+        for step in range(1, 11):
+            x, y = (a + (b - a) * step / 10 for a, b in zip(start, end, strict=True))
+            self.page(mouse, type="mouseMoved", x=x, y=y, button="left", buttons=1)
+        self.page(mouse, type="mouseReleased", x=end[0], y=end[1], **button)
+
+    def close(self) -> None:
+        """End the browser."""
+        self._socket.close()
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Return the condition's value once it is true; fail after some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"nothing happened within {seconds:g} seconds")

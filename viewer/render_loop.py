@@ -1,0 +1,264 @@
+"""Pictures for browsers: one stage that all share, and one thread a browser that draws what it needs.
+
+The newest request wins: a thread always draws the stage and the camera as they are when it begins, so
+a slow machine shows fewer pictures, never late ones. While anything moves, the picture's size follows
+the machine's speed; when all is still, one sharp picture follows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from avatar.model.avatar import Avatar
+from avatar.raster import rasterize
+from avatar.types import Gaussians, HeadState
+from viewer.cameras import ClientView, camera_of, picture_size
+
+FRAME_BUDGET_S = 1 / 22
+"""What a picture may take while something moves: a margin over 20 frames a second."""
+FASTEST_FRAME_S = 1 / 40
+"""No picture follows another sooner: a browser's camera sends up to 50 messages a second, the eye is
+content with less, and the processor has the captured motion to pose as well."""
+LEAST_RESOLUTION = 160
+"""Height in pixels below which a moving picture does not shrink, however slow the machine."""
+SETTLE_S = 0.2
+"""Quiet time after which the sharp picture is drawn."""
+MOVING_QUALITY_LOSS = 20
+"""How much lower the JPEG quality is while something moves."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures look."""
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    """sRGB, 0 to 255."""
+    resolution: int = 720
+    """Largest height of a picture, pixels."""
+    quality: int = 90
+    """JPEG quality of still pictures, 1 to 100."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All that pictures show, at one instant."""
+
+    version: int
+    """Grows with every change."""
+    avatar: Avatar
+    """Who is drawn; nobody changes it while it is here."""
+    state: HeadState
+    """A single state."""
+    look: Look
+    """How it is drawn."""
+
+
+class Stage:
+    """The avatar, its state and its look, shared by all browsers; every method may be called from any thread."""
+
+    def __init__(self, avatar: Avatar, state: HeadState, look: Look | None = None) -> None:
+        self._lock = threading.Lock()
+        self._pose_lock = threading.Lock()
+        self._moment = Moment(0, avatar, state, look or Look())
+        self._posed: tuple[Avatar, HeadState, Gaussians] | None = None
+        self._listeners: set[Callable[[], None]] = set()
+        self.pose_s = 0.0
+        """What the latest posing took, seconds."""
+
+    @property
+    def moment(self) -> Moment:
+        """What pictures show now."""
+        return self._moment
+
+    def change(
+        self,
+        *,
+        avatar: Avatar | None = None,
+        state: HeadState | None = None,
+        look: Look | None = None,
+    ) -> None:
+        """Replace what is given, and tell all listeners."""
+        with self._lock:
+            now = self._moment
+            self._moment = Moment(
+                now.version + 1, avatar or now.avatar, state or now.state, look or now.look
+            )
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` after each change, on the thread that changed the stage."""
+        with self._lock:
+            self._listeners.add(listener)
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` no more."""
+        with self._lock:
+            self._listeners.discard(listener)
+
+    def gaussians(self, moment: Moment) -> Gaussians:
+        """Return the posed Gaussians of a moment; browsers and camera moves share one posing."""
+        with self._pose_lock:
+            known = self._posed
+            if known and known[0] is moment.avatar and known[1] is moment.state:
+                return known[2]
+            start = time.perf_counter()
+            with torch.no_grad():
+                device = moment.avatar.means.device
+                gaussians = moment.avatar.pose(moment.state.to(device))
+            self.pose_s = time.perf_counter() - start
+            self._posed = (moment.avatar, moment.state, gaussians)
+            return gaussians
+
+
+def draw(stage: Stage, moment: Moment, view: ClientView, resolution: int) -> np.ndarray:
+    """Return the picture of a moment for a browser's view, uint8 [H, W, 3] sRGB, H <= ``resolution``."""
+    gaussians = stage.gaussians(moment)
+    camera = camera_of(view, resolution).to(gaussians.means.device)
+    background = gaussians.means.new_tensor(moment.look.background) / 255
+    with torch.no_grad():
+        rgb = rasterize(gaussians, camera, background=background).rgb
+        return (rgb.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def next_resolution(resolution: float, taken_s: float, budget_s: float) -> float:
+    """Return the height for the next moving picture, given what one of ``resolution`` took.
+
+    Cost grows about as the number of pixels, the square of the height. Shrinking is quick, growing is
+    slow, and in between nothing changes, so that the sharpness does not flicker.
+    """
+    wish = (budget_s / max(taken_s, 1e-4)) ** 0.5
+    if wish < 1:
+        return resolution * max(wish, 0.7)
+    return resolution * min(wish, 1.06) if wish > 1.15 else resolution
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a browser gets at the moment."""
+
+    frames_per_s: float
+    """Pictures delivered in the last second."""
+    width: int
+    """Width of the latest picture, pixels."""
+    height: int
+    """Height of the latest picture, pixels."""
+    draw_s: float
+    """What the latest picture took to draw, encode and hand over, seconds; posing not included."""
+    at_s: float
+    """When the latest picture was delivered, ``time.perf_counter``."""
+
+
+class FrameLoop:
+    """The thread that draws for one browser."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        view: Callable[[], ClientView | None],
+        deliver: Callable[[np.ndarray, int], None],
+    ) -> None:
+        """Prepare; ``start`` begins.
+
+        Args:
+            stage: what to draw.
+            view: returns the browser's present camera; None while it has none.
+            deliver: takes a picture (uint8 [H, W, 3]) and a JPEG quality, encodes and sends it.
+        """
+        self._stage = stage
+        self._view = view
+        self._deliver = deliver
+        self._wake = threading.Event()
+        self._ended = False
+        self._resolution = 480.0
+        self._times: deque[float] = deque(maxlen=120)
+        self._pace = Pace(0.0, 0, 0, 0.0, 0.0)
+        self._thread = threading.Thread(target=self._run, name="viewer frames", daemon=True)
+
+    def start(self) -> None:
+        """Draw from now on."""
+        self._stage.listen(self.wake)
+        self._wake.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that the camera or the stage changed."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread; returns at once (``join`` waits for the picture that is being drawn)."""
+        self._stage.forget(self.wake)
+        self._ended = True
+        self._wake.set()
+
+    def join(self, timeout_s: float = 5.0) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join(timeout_s)
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread draws."""
+        return self._thread.is_alive()
+
+    @property
+    def pace(self) -> Pace:
+        """How the browser is served now."""
+        now = time.perf_counter()
+        recent = sum(1 for t in tuple(self._times) if now - t < 1.0)
+        return replace(self._pace, frames_per_s=float(recent))
+
+    def _run(self) -> None:
+        shown: tuple[int, ClientView] | None = None
+        sharp = False
+        while not self._ended:
+            woken = self._wake.wait(None if sharp or shown is None else SETTLE_S)
+            self._wake.clear()
+            if self._ended:
+                return
+            begun = time.perf_counter()
+            moment, view = self._stage.moment, self._view()
+            if view is None:
+                continue
+            if shown != (moment.version, view):
+                sharp = self._show(moment, view, moving=True)
+                shown = (moment.version, view)
+            elif not woken and not sharp:
+                sharp = self._show(moment, view, moving=False)
+            rest_s = FASTEST_FRAME_S - (time.perf_counter() - begun)
+            if rest_s > 0:
+                time.sleep(rest_s)
+
+    def _show(self, moment: Moment, view: ClientView, *, moving: bool) -> bool:
+        """Draw and deliver one picture; return whether it is as sharp as it gets."""
+        look = moment.look
+        resolution, quality = look.resolution, look.quality
+        if moving:
+            # Steps of 16 pixels: the browser's texture keeps its size while the pace wavers.
+            self._resolution = min(max(self._resolution, LEAST_RESOLUTION), resolution)
+            resolution = min(resolution, max(LEAST_RESOLUTION, round(self._resolution / 16) * 16))
+            quality = max(1, quality - MOVING_QUALITY_LOSS)
+        asked = time.perf_counter()
+        self._stage.gaussians(moment)
+        begun = time.perf_counter()
+        picture = draw(self._stage, moment, view, resolution)
+        self._deliver(picture, quality)
+        now = time.perf_counter()
+        if moving:
+            # Posing costs the same at any size. What it leaves of the budget is for the picture, but
+            # never so little that a slow pose makes the picture tiny and gains nothing.
+            budget_s = max(FRAME_BUDGET_S - (begun - asked), FRAME_BUDGET_S / 2)
+            ceiling = picture_size(view, look.resolution)[1]
+            wish = next_resolution(self._resolution, now - begun, budget_s)
+            self._resolution = min(wish, max(ceiling, LEAST_RESOLUTION))
+        self._times.append(now)
+        height, width = picture.shape[:2]
+        self._pace = Pace(0.0, width, height, now - begun, now)
+        return not moving
