@@ -21,6 +21,7 @@ from avatar.console import ProgressDisplay, console
 
 if TYPE_CHECKING:
     from avatar.capture_data import Capture
+    from avatar.drive.source import Source
     from avatar.model.avatar import Avatar
     from avatar.train.config import TrainConfig
 
@@ -42,6 +43,7 @@ def create(
     mask: Path | None = None,
     steps: int | None = None,
     seed: int = 0,
+    overwrite: bool = False,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
     """Make an avatar from a clip: capture, track, fit, evaluate, preview. A rerun goes on where it stopped.
@@ -54,6 +56,7 @@ def create(
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
+        overwrite: replace what another clip left in the output folder.
         json_file: also write the evaluation to this file.
     """
     from avatar.train.evaluate import STAGES
@@ -62,7 +65,8 @@ def create(
     output = output or Path("out") / video.stem
     config = _train_config(preset, steps, seed)
     with ProgressDisplay() as report:
-        captured = _capture([video], output / "me.capture", mask, report)
+        output.mkdir(parents=True, exist_ok=True)
+        captured = _capture([video], output / "me.capture", mask, report, overwrite)
         avatar = _fit(captured, output / "me.run", config, report, resume="if possible")
         avatar.save(output / "me.avatar")
         result = _evaluate(avatar, captured, output / "me.run" / "eval", report)
@@ -89,6 +93,7 @@ def capture(
     /,
     output: Output,
     mask: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Read a clip, check it, find face and person in every frame, and track the head.
 
@@ -96,9 +101,10 @@ def capture(
         videos: the clip (one for now).
         output: the capture folder to make, by custom NAME.capture.
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
+        overwrite: replace what another clip left in the output folder.
     """
     with ProgressDisplay() as report:
-        captured = _capture(list(videos), output, mask, report)
+        captured = _capture(list(videos), output, mask, report, overwrite)
     console.print(f"{captured.frames} frames at {captured.fps:g} frames/s in {output}.")
     console.print(f"Look at {output}/report.html, then: avatar train {output} -o ME.run")
 
@@ -188,25 +194,28 @@ def render(
         background: red, green and blue from 0 to 1.
         frames: frames at most; all where not given.
     """
-    from itertools import islice
-
     from avatar.export.render import camera_path, render_states
     from avatar.export.video import VideoWriter
 
+    if frames is not None and frames < 1:
+        raise InputError(f"--frames must be at least 1; got {frames}.")
     model, home = _open_avatar(avatar)
     with ProgressDisplay() as report:
-        source, audio, total = _source(drive, model, home, output, report)
-        if frames is not None:
-            total = min(total, frames)
-        path = camera_path(camera, model, size)
-        states = islice(source.states(), total)
+        source = _source(drive, model, home, output, frames, report)
         pictures = render_states(
-            model, states, path, background=background, total=total, report=report
+            model,
+            source.states(),
+            camera_path(camera, model, size),
+            background=background,
+            total=len(source),
+            report=report,
         )
-        with VideoWriter(output, source.fps, audio=audio) as writer:
+        with VideoWriter(
+            output, source.fps, audio=source.audio, audio_start_s=source.audio_start_s
+        ) as writer:
             for picture in pictures:
                 writer.write(picture)
-    console.print(f"{output}: {total} frames at {source.fps:g} frames/s")
+    console.print(f"{output}: {writer.frames} frames at {source.fps:g} frames/s")
 
 
 @app.command
@@ -351,10 +360,12 @@ def _need_device(device: Device) -> None:
             raise InputError(f"--device {device} does not work here: {state}")
 
 
-def _capture(videos: list[Path], output: Path, mask: Path | None, report: Any) -> Capture:
+def _capture(
+    videos: list[Path], output: Path, mask: Path | None, report: Any, overwrite: bool = False
+) -> Capture:
     from capture.pipeline import CaptureConfig, capture_video
 
-    return capture_video(videos, output, CaptureConfig(mask=mask), report)
+    return capture_video(videos, output, CaptureConfig(mask=mask, overwrite=overwrite), report)
 
 
 def _fit(captured: Capture, run: Path, config: TrainConfig, report: Any, *, resume: str) -> Avatar:
@@ -444,36 +455,28 @@ def _find_capture(home: Path) -> Capture | None:
 
 
 def _source(
-    drive: str, model: Avatar, home: Path, output: Path, report: Any
-) -> tuple[Any, Path | None, int]:
-    """Open what drives a rendering: the driver, its sound, its number of frames."""
-    from avatar.capture_data import Capture
-    from avatar.drive.source import ArkitFileDriver, RetargetedTrackDriver, TrackDriver
+    drive: str, model: Avatar, home: Path, output: Path, frames: int | None, report: Any
+) -> Source:
+    """Open what drives a rendering; a clip is captured first, beside the output."""
+    from avatar.drive.source import VIDEO_SUFFIXES, open_source
 
-    if drive == "self":
-        captured = _find_capture(home)
-        if captured is None:
-            raise InputError(
-                f"{home} holds no capture for --drive self. Give the folder that `avatar create` made, "
-                "or drive it by a capture, a clip, or a .csv or .json file."
-            )
-        return TrackDriver(captured.track), captured.audio, captured.frames
+    own = _find_capture(home) if drive == "self" else None
     path = Path(drive)
-    if not path.exists():
-        raise InputError(
-            f"--drive {drive} does not exist; expected self, a capture folder, a clip, or a .csv or "
-            ".json file of ARKit weights."
-        )
-    if path.suffix.lower() in (".csv", ".json"):
-        driver = ArkitFileDriver(path, model)
-        return driver, None, len(driver)
-    if path.is_dir():
-        nested = path / "me.capture"
-        other = Capture(nested if nested.is_dir() else path)
-    else:
-        other = _capture([path], output.with_name(f"{path.stem}.capture"), None, report)
-    driver = RetargetedTrackDriver(other.track, model)
-    return driver, other.audio, other.frames
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        folder = output.with_name(f"{path.stem}.capture")
+        drive = str(_capture([path], folder, None, report).path)
+    source = open_source(
+        drive, model, track=own.track if own else None, audio=own.audio if own else None
+    )
+    if frames is None or frames >= len(source):
+        return source
+    return open_source(
+        drive,
+        model,
+        track=own.track if own else None,
+        audio=own.audio if own else None,
+        frames=(0, frames),
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

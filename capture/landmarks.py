@@ -193,6 +193,19 @@ def prominence(face: np.ndarray, width: int, height: int) -> float:
     return float((x1 - x0) * (y1 - y0) * (1 - 0.5 * min(1.0, away)))
 
 
+def describe_models() -> str:
+    """Open the face and segmentation models once and say what they are.
+
+    Raises:
+        OSError, RuntimeError: a model is missing or cannot be opened.
+    """
+    with FaceDetector(), quiet_native_output():
+        solutions = mp.solutions  # type: ignore[attr-defined]
+        with solutions.selfie_segmentation.SelfieSegmentation(model_selection=1) as segmenter:
+            segmenter.process(np.zeros((64, 64, 3), np.uint8))
+    return f"MediaPipe {mp.__version__}: face mesh ({POINTS} points), person mask"  # type: ignore[attr-defined]
+
+
 @dataclass
 class _Person:
     frames: list[int]

@@ -22,7 +22,7 @@ FACE_OVAL = [
 ]  # fmt: skip
 """Face Mesh's outline of the face, in order."""
 
-FOREHEAD, CHIN, JAW = 10, 152, (172, 397)
+FOREHEAD, CHIN, EARS = 10, 152, [234, 454]
 
 SEGMENT_SIDE = 512
 """Longer side of what the segmenters see, pixels; they work on 256x256 and 144x256 anyway."""
@@ -136,9 +136,7 @@ def _one_person(
     # A hole is background inside the person. Small ones are the segmenters' mistakes; large ones
     # are seen through an arm or under long hair and stay if both are sure of it.
     count, labels, stats, _ = cv2.connectedComponentsWithStats(1 - person, connectivity=4)
-    small = (0.03 if face is None else 0.0) * np.prod(shape)
-    if face is not None:
-        small = (0.3 * np.ptp(face[:, 0])) ** 2
+    small = 0.01 * float(np.prod(shape)) if face is None else (0.3 * float(np.ptp(face[:, 0]))) ** 2
     for label in range(1, count):
         x, y, w, h, area = stats[label]
         at_border = x == 0 or y == 0 or x + w == shape[1] or y + h == shape[0]
@@ -150,15 +148,17 @@ def _one_person(
 
 
 def _neck(face: np.ndarray) -> np.ndarray:
-    """Corners, int32 [4, 2], of a narrow column from between the jaws to a little below the chin.
+    """Corners, int32 [4, 2], of a narrow column from the jaw to a little below the chin.
 
-    Whatever covers it (collar, scarf, beard) is person too.
+    Whatever covers it (collar, scarf, beard) is person too. It hangs from the middle between the
+    ears, which stays over the neck as the head turns, where the chin does not.
     """
     down = face[CHIN, :2] - face[FOREHEAD, :2]
-    across = np.array([down[1], -down[0]]) / max(float(np.hypot(*down)), 1e-6)
-    half = 0.22 * float(np.hypot(*down)) * across
-    top = face[list(JAW), :2].mean(0)
-    bottom = top + down * (0.25 + float((face[CHIN, :2] - top) @ down / max(down @ down, 1e-6)))
+    length = max(float(np.hypot(*down)), 1e-6)
+    down, across = down / length, np.array([down[1], -down[0]]) / length
+    top = face[EARS, :2].mean(0)
+    reach = float((face[CHIN, :2] - top) @ down) + 0.2 * length
+    half, bottom = 0.13 * length * across, top + max(reach, 0.0) * down
     return np.round([top - half, top + half, bottom + half, bottom - half]).astype(np.int32)
 
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-import torch
 
+from avatar import __version__
 from avatar.capture_data import CAPTURE_FORMAT, CAPTURE_VERSION, Capture, Landmarks, Splits, Track
 from avatar.checks import InputError
 from avatar.tensorfile import write_json
@@ -28,12 +28,15 @@ from capture.ingest import (
     ClipInfo,
     IngestConfig,
     extract_audio,
-    open_video,
     probe,
     read_frames,
 )
 from capture.landmarks import FaceDetector, PersonFollower
 from capture.matte import Segmenter, refine, steady
+from capture.quality import FrameLook, judge, look_at_face
+from capture.report import write_capture_report
+from capture.track.config import TrackConfig
+from capture.track.fit import fit_track
 
 STAGES_FORMAT = "headsplat.capture-stages"
 STAGES_VERSION = 1
@@ -63,7 +66,8 @@ class CaptureConfig:
     """A clip of the person's mask (white on black), as many pictures as the video; None makes the
     mask from the video."""
     overwrite: bool = False
-    """Replace a capture of another video in the same folder instead of refusing."""
+    """Replace the capture of another video, or a damaged one, in the same folder instead of
+    refusing. A folder that holds anything but a capture is refused all the same."""
 
     @property
     def ingest(self) -> IngestConfig:
@@ -103,11 +107,21 @@ class _Stages:
             },
         )
 
+    def key(self, name: str) -> str:
+        """Return what a finished stage was made for."""
+        return str(self.done[name]["key"])
+
     def run(
         self, name: str, key: str, files: Callable[[dict[str, Any]], bool], make: Callable[[], Any]
     ) -> dict[str, Any]:
-        """Return the values of a stage: the kept ones if they were made for ``key`` and its files
-        are there, else those of ``make``, which returns a JSON-able dict."""
+        """Return a stage's values: the kept ones, or those of ``make``.
+
+        Args:
+            name: of the stage.
+            key: a hash of all that the stage is made from; another key makes it anew.
+            files: says of the kept values whether the files that belong to them are there.
+            make: does the work; returns JSON-able values.
+        """
         kept = self.done.get(name)
         if kept is not None and kept.get("key") == key and files(kept["values"]):
             return kept["values"]
@@ -131,14 +145,16 @@ def capture_video(
 ) -> Capture:
     """Turn a clip of a head into a capture folder (layout: ``avatar.capture_data``).
 
-    Stages that already finished in ``output`` for the same file and settings are kept, so a run
-    that was interrupted goes on where it stood, and a finished capture returns at once.
+    Stages that already finished in ``output`` for the same file, settings and program version are
+    kept, so a run that was interrupted goes on where it stood, and a finished capture returns at
+    once. A folder that holds another video's capture, or something else, is left alone.
 
     Args:
         videos: one clip.
         output: the folder to make or to continue, by custom ``NAME.capture``.
         config: settings.
-        report: progress listener; stages "ingest" (frames and landmarks), "matte", "track".
+        report: progress listener; stages "ingest" (frames and landmarks), "matte", and the
+            tracker's own.
 
     Raises:
         InputError: the clip cannot be used, shows no face, or the folder cannot be written or
@@ -147,40 +163,70 @@ def capture_video(
     video = _only_video(videos)
     output = Path(output)
     clip = probe(video, config.ingest)
+    mask = None if config.mask is None else probe(Path(config.mask), config.ingest)
+    sha256 = _sha256(video)
     with _disk_errors(output):
-        sha256 = _sha256(video)
         stages = _claim(output, sha256, config.overwrite)
-        values = _prepare(stages, clip, output, config, report)
-        return _finish(stages, values, clip, output, report)
+        ingest = _ingest_stage(stages, clip, output, config, report)
+        matte = _matte_stage(stages, ingest, mask, output, report)
+        track = _track_stage(stages, ingest, output, report)
+        if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
+            _finish(clip, sha256, ingest, matte, track, output)
+    return Capture(output)
 
 
-def _prepare(
+def _ingest_stage(
     stages: _Stages, clip: ClipInfo, output: Path, config: CaptureConfig, report: Reporter
-) -> dict[str, dict[str, Any]]:
-    """Run ingest and matte; return their values."""
-    ingest_key = _key(stages.source_sha256, asdict(config.ingest))
-    ingest = stages.run(
-        "ingest",
-        ingest_key,
-        lambda values: (
+) -> dict[str, Any]:
+    def stands(values: dict[str, Any]) -> bool:
+        return (
             _complete(output / "frames" / "cam0", "jpg", values["frames"])
             and (output / "landmarks.safetensors").is_file()
             and (output / "splits.json").is_file()
-        ),
-        lambda: _ingest(clip, output, report),
-    )
-    mask_sha256 = None
-    if config.mask is not None:
-        open_video(Path(config.mask)).close()
-        mask_sha256 = _sha256(Path(config.mask))
-    matte_key = _key(ingest_key, mask_sha256)
-    matte = stages.run(
+            and (output / "audio.wav").is_file() == values["audio"]
+        )
+
+    key = _key(__version__, stages.source_sha256, asdict(config.ingest))
+    return stages.run("ingest", key, stands, lambda: _ingest(clip, output, report))
+
+
+def _matte_stage(
+    stages: _Stages,
+    ingest: dict[str, Any],
+    mask: ClipInfo | None,
+    output: Path,
+    report: Reporter,
+) -> dict[str, Any]:
+    key = _key(stages.key("ingest"), None if mask is None else _sha256(mask.path))
+    return stages.run(
         "matte",
-        matte_key,
-        lambda values: _complete(output / "masks" / "cam0", "png", ingest["frames"]),
-        lambda: _matte(ingest, output, config, report),
+        key,
+        lambda _: _complete(output / "masks" / "cam0", "png", ingest["frames"]),
+        lambda: _matte(ingest, mask, output, report),
     )
-    return {"ingest": ingest, "matte": matte}
+
+
+def _track_stage(
+    stages: _Stages, ingest: dict[str, Any], output: Path, report: Reporter
+) -> dict[str, Any]:
+    def make() -> dict[str, Any]:
+        start = time.perf_counter()
+        frames = _Pictures(output, ingest["width"], ingest["height"])
+        track = fit_track(
+            Landmarks.load(output / "landmarks.safetensors"),
+            frame=frames.frame,
+            mask=frames.mask,
+            width=ingest["width"],
+            height=ingest["height"],
+            fps=ingest["fps"],
+            splits=Splits.default(ingest["frames"]),
+            report=report,
+        )
+        track.save(output / "track.safetensors")
+        return {"seconds": {"track": time.perf_counter() - start}}
+
+    key = _key(stages.key("matte"), asdict(TrackConfig()))
+    return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 
 def _ingest(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any]:
@@ -224,7 +270,7 @@ def _ingest(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any]:
             f"Those are used; copy the file from the camera again if more is wanted."
         )
     if clip.interlaced:
-        warnings.append("The clip is interlaced; combing blurs moving parts. Film progressive.")
+        warnings.append("The clip is interlaced, which combs what moves: film progressive video.")
     return {
         "frames": frames,
         "fps": clip.fps,
@@ -239,51 +285,125 @@ def _ingest(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any]:
 
 
 def _matte(
-    ingest: dict[str, Any], output: Path, config: CaptureConfig, report: Reporter
+    ingest: dict[str, Any], mask: ClipInfo | None, output: Path, report: Reporter
 ) -> dict[str, Any]:
-    """Write a mask for every frame."""
+    """Write a mask for every frame, and measure every frame's face while it is in memory."""
     start = time.perf_counter()
+    frames: int = ingest["frames"]
+    size = (ingest["width"], ingest["height"])
+    if mask is not None and mask.frames < frames:
+        raise InputError(
+            f"{mask.path} has {mask.frames} pictures at the capture's rate, the video has {frames}. "
+            f"A mask clip needs one picture for every frame of the video, at the same rate."
+        )
     folder = _fresh(output / "masks")
-    frames = ingest["frames"]
     landmarks = Landmarks.load(output / "landmarks.safetensors")
     points, valid = landmarks.points.numpy(), landmarks.valid.numpy()
-    source = output / "frames" / "cam0"
-
-    def read(frame: int) -> np.ndarray:
-        return cv2.cvtColor(cv2.imread(str(source / f"{frame:06d}.jpg")), cv2.COLOR_BGR2RGB)
+    pictures = _Pictures(output, *size)
+    looks: list[FrameLook | None] = [None] * frames
 
     def finish(frame: int, image: np.ndarray, coarse: np.ndarray) -> None:
-        mask = refine(image, coarse, points[frame] if valid[frame] else None)
-        _write_image(folder / f"{frame:06d}.png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        face = points[frame] if valid[frame] else None
+        soft = refine(image, coarse, face) if mask is None else coarse
+        _write_image(folder / f"{frame:06d}.png", soft, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        looks[frame] = None if face is None else look_at_face(image, face)
+        report(Progress("matte", frame + 1, frames))
 
-    with (
-        Segmenter() as segmenter,
-        _Writer() as writer,
-        _prefetched(read(frame) for frame in range(frames)) as images,
-    ):
+    images = (pictures.frame(frame) for frame in range(frames))
+    with _Writer() as writer:
+        if mask is None:
+            _segment(images, lambda *job: writer.put(finish, *job))
+        else:
+            with _prefetched(zip(images, read_frames(mask), strict=False)) as pairs:
+                count = 0
+                for count, (image, given) in enumerate(pairs, 1):
+                    grey = cv2.cvtColor(given, cv2.COLOR_RGB2GRAY)
+                    if (grey.shape[1], grey.shape[0]) != size:
+                        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+                    writer.put(finish, count - 1, image, grey)
+            if count < frames:
+                raise InputError(
+                    f"{mask.path} is cut off: {count} of {frames} pictures could be read. "
+                    f"A mask clip needs one picture for every frame of the video."
+                )
+    return {
+        "looks": {
+            field.name: [None if look is None else getattr(look, field.name) for look in looks]
+            for field in fields(FrameLook)
+        },
+        "seconds": {"matte": time.perf_counter() - start},
+    }
+
+
+def _segment(
+    images: Iterable[np.ndarray], put: Callable[[int, np.ndarray, np.ndarray], None]
+) -> None:
+    """Hand each frame's number, picture and steadied probability on; one frame behind."""
+    with Segmenter() as segmenter, _prefetched(images) as ahead:
         held: list[tuple[np.ndarray, np.ndarray]] = []  # the frame before, this one, the one after
-        for frame, image in enumerate(images):
+        frame = -1
+        for frame, image in enumerate(ahead):
             held.append((image, segmenter(image)))
             if frame == 1:
-                writer.put(finish, 0, *held[0])
+                put(0, *held[0])
             elif frame > 1:
-                coarse = steady([probability for _, probability in held])
-                writer.put(finish, frame - 1, held[1][0], coarse)
+                put(frame - 1, held[1][0], steady([probability for _, probability in held]))
                 del held[0]
-            report(Progress("matte", frame, frames))
-        writer.put(finish, frames - 1, *held[-1])
-    report(Progress("matte", frames, frames))
-    return {"seconds": {"matte": time.perf_counter() - start}}
+        put(frame, *held[-1])
 
 
 def _finish(
-    stages: _Stages,
-    values: dict[str, dict[str, Any]],
     clip: ClipInfo,
+    sha256: str,
+    ingest: dict[str, Any],
+    matte: dict[str, Any],
+    track: dict[str, Any],
     output: Path,
-    report: Reporter,
-) -> Capture:
-    raise NotImplementedError
+) -> None:
+    """Judge the clip; write capture.json, then the report that reads it."""
+    looks = {
+        name: np.array([np.nan if v is None else v for v in values], float)
+        for name, values in matte["looks"].items()
+    }
+    quality = judge(
+        Landmarks.load(output / "landmarks.safetensors"),
+        looks,
+        fps=ingest["fps"],
+        frames_with_others=ingest["frames_with_others"],
+    )
+    found = quality.items["face_found"]
+    warnings = list(ingest["warnings"])
+    warnings += [
+        f"{item.label}: {item.value:.3g} {item.unit}. {item.advice}".replace(" .", ".")
+        for item in (found, quality.items["others"])
+        if item.verdict != "ok"
+    ]
+    header = {
+        "format": CAPTURE_FORMAT,
+        "version": CAPTURE_VERSION,
+        "frames": ingest["frames"],
+        "fps": ingest["fps"],
+        "cameras": [
+            {"width": ingest["width"], "height": ingest["height"], "source": clip.path.name}
+        ],
+        "source": clip.path.name,
+        "source_sha256": sha256,
+        "stages": ["ingest", "landmarks", "matte", "track", "report"],
+        "quality": quality.as_json(),
+        "warnings": warnings,
+        "seconds": {**ingest["seconds"], **matte["seconds"], **track["seconds"]},
+        "headsplat": __version__,
+    }
+    write_capture_report(
+        output / "report.html",
+        Landmarks.load(output / "landmarks.safetensors"),
+        Track.load(output / "track.safetensors"),
+        _Pictures(output, ingest["width"], ingest["height"]),
+        header,
+        facts=clip.summary,
+        sharpness=looks["sharpness"],
+    )
+    write_json(output / "capture.json", header)
 
 
 def _only_video(videos: Sequence[Path]) -> Path:
@@ -295,43 +415,75 @@ def _only_video(videos: Sequence[Path]) -> Path:
     return Path(videos[0])
 
 
+LAYOUT = (
+    "capture.json", "frames", "masks", "audio.wav", "landmarks.safetensors", "track.safetensors",
+    "splits.json", "report.html", STAGES_FILE,
+)  # fmt: skip
+"""All that a capture folder holds."""
+
+
 def _claim(output: Path, sha256: str, overwrite: bool) -> _Stages:
-    """Make the folder, or check that it is this source's; return its stages."""
+    """Make the folder, or check that it is this video's; return its stages.
+
+    stages.json is the first file in a new folder, so whatever lies there without one is not ours.
+    """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; the capture needs a folder. Choose another -o.")
     output.mkdir(parents=True, exist_ok=True)
+    for name in LAYOUT:  # what an interrupted atomic write left
+        path = Path(name)
+        for leftover in output.glob(f".{path.stem}.*{path.suffix}"):
+            leftover.unlink()
     stages = _Stages.read(output)
-    if stages is not None and stages.source_sha256 != sha256:
-        if not overwrite:
-            raise InputError(
-                f"{output} holds the capture of another video. Choose another -o, remove that "
-                f"folder, or allow overwriting it."
-            )
-        stages = None
-    for path in output.glob(".*"):
-        if path.is_file():
-            path.unlink()  # what an interrupted atomic write left
-    if stages is None:
-        known = {*LAYOUT, STAGES_FILE}
-        strange = sorted(path.name for path in output.iterdir() if path.name not in known)
-        if strange or (not overwrite and any(output.iterdir())):
-            raise InputError(
-                f"{output} is not empty and is no capture of this video (it has "
-                f"{(strange or LAYOUT)[0]}). Choose an empty or a new folder."
-            )
-        for name in LAYOUT:
-            path = output / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        stages = _Stages(output / STAGES_FILE, sha256)
-        stages.write()
+    if stages is not None and stages.source_sha256 == sha256:
+        return stages
+    found = sorted(path.name for path in output.iterdir())
+    if stages is not None and not overwrite:
+        raise InputError(
+            f"{output} holds the capture of another video. Choose another -o, or remove that folder."
+        )
+    strange = found if stages is None and not overwrite else sorted(set(found) - set(LAYOUT))
+    if strange:
+        raise InputError(
+            f"{output} is not empty and is no capture that can be continued (it has "
+            f"{strange[0]}). Choose another -o, or remove that folder."
+        )
+    # stages.json goes last: until then a run that is cut short finds the old capture as it was.
+    for name in LAYOUT:
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    stages = _Stages(output / STAGES_FILE, sha256)
+    stages.write()
     return stages
 
 
-LAYOUT = (
-    "capture.json", "frames", "masks", "audio.wav", "landmarks.safetensors", "track.safetensors",
-    "splits.json", "report.html",
-)  # fmt: skip
-"""What a capture folder may hold beside stages.json."""
+class _Pictures:
+    """Frames and masks of a capture that is being made, read when asked for."""
+
+    def __init__(self, folder: Path, width: int, height: int) -> None:
+        self._folder, self._size = folder, (height, width)
+
+    def frame(self, frame: int) -> np.ndarray:
+        """Read a picture, uint8 [H, W, 3] sRGB."""
+        path = self._folder / "frames" / "cam0" / f"{frame:06d}.jpg"
+        return cv2.cvtColor(self._read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+    def mask(self, frame: int) -> np.ndarray:
+        """Read a person mask, uint8 [H, W]."""
+        path = self._folder / "masks" / "cam0" / f"{frame:06d}.png"
+        return self._read(path, cv2.IMREAD_GRAYSCALE)
+
+    def _read(self, path: Path, mode: int) -> np.ndarray:
+        picture = cv2.imread(str(path), mode)
+        if picture is None or picture.shape[:2] != self._size:
+            raise InputError(
+                f"{path} cannot be read or has another size than the capture. Remove "
+                f"{self._folder} and run the same command again."
+            )
+        return picture
 
 
 def _complete(folder: Path, suffix: str, frames: int) -> bool:

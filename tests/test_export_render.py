@@ -191,7 +191,7 @@ def test_a_stream_of_unknown_length_is_rendered_and_gradients_stay_as_they_were(
 
 
 def test_the_subjects_left_side_comes_to_the_front_half_way_left(tiny_avatar: Avatar) -> None:
-    """Paint the left half red and the right half blue: the orbit must show more red from the left."""
+    """Paint the left half red, the right half blue: more red must show from the left."""
     with torch.no_grad():
         left = tiny_avatar.means[:, 0] > 0
         tiny_avatar.deformer.offsets.zero_()

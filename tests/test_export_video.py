@@ -76,8 +76,9 @@ def test_frames_come_back_with_their_colours_in_order(tmp_path: Path) -> None:
     back, fps = read_video(tmp_path / "out.mp4")
     assert back.shape == (7, 48, 64, 3)
     assert fps == 25
-    # In the middle of a bar, away from the edges where 4:2:0 mixes colours, the mean over the rows is
-    # off by up to 8 levels (blue in a narrow red bar); a mix-up of BT.601 and BT.709 by 23 (green).
+    # In the middle of a bar, away from the edges where 4:2:0 mixes colours, the mean over the rows
+    # is off by up to 8 levels (blue in a narrow red bar); a mix-up of BT.601 and BT.709 by 23
+    # (green).
     middle = np.zeros((64,), bool)
     middle[[4 + 64 * k // 6 for k in range(6)]] = True
     for i in range(7):

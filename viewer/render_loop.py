@@ -88,7 +88,10 @@ class Stage:
         with self._lock:
             now = self._moment
             self._moment = Moment(
-                now.version + 1, avatar or now.avatar, state or now.state, look or now.look
+                now.version + 1,
+                now.avatar if avatar is None else avatar,
+                now.state if state is None else state,
+                now.look if look is None else look,
             )
             listeners = tuple(self._listeners)
         for listener in listeners:

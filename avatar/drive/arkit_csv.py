@@ -1,10 +1,11 @@
 """Files of ARKit coefficients: the Live Link Face app's CSV, plain CSV and JSON, in and out.
 
-Columns are known by their names in any order and case; a missing one is 0. Besides the 52 coefficients
-a file may have ``HeadYaw HeadPitch HeadRoll LeftEyeYaw ... RightEyeRoll`` in radians, and a time
-(``Timecode``, or ``time`` in seconds). Signs of the app's angles: HeadYaw to the subject's left,
-HeadPitch up, HeadRoll towards the subject's right shoulder; eye yaw to the subject's *right* and eye
-pitch *down*, as recordings show when regressed on their eyeLook coefficients. An eye's roll is ignored.
+Columns are known by their names in any order and case; a missing one is 0. Besides the 52
+coefficients a file may have ``HeadYaw HeadPitch HeadRoll LeftEyeYaw ... RightEyeRoll`` in radians,
+and a time (``Timecode``, or ``time`` in seconds). Signs of the app's angles: HeadYaw to the
+subject's left, HeadPitch up, HeadRoll towards the subject's right shoulder; eye yaw to the
+subject's *right* and eye pitch *down*, as recordings show when regressed on their eyeLook
+coefficients. An eye's roll is ignored.
 """
 
 from __future__ import annotations
@@ -72,16 +73,17 @@ def read_arkit(path: Path, *, fps: float) -> FaceMotion:
     """Read a CSV or JSON file of ARKit coefficients.
 
     CSV: a header line and one line a sample. A line whose BlendshapeCount is 0 (the app writes one
-    where it lost the face) is skipped. JSON: a list of {name: value}; or {"fps": , "frames": [...]};
-    or {"names": [...], "weights": [[...], ...], "fps": }, also with Audio2Face's keys facsNames,
-    weightMat and exportFps. Samples without a time are evenly spaced.
+    where it lost the face) is skipped. JSON: a list of {name: value}; or {"fps": , "frames":
+    [...]}; or {"names": [...], "weights": [[...], ...], "fps": }, also with Audio2Face's keys
+    facsNames, weightMat and exportFps. Samples without a time are evenly spaced.
 
     Args:
         path: the file; its suffix says which format.
         fps: samples a second where the file states neither times nor its own rate.
 
     Raises:
-        InputError: unreadable, not of these formats, an unknown or a repeated column, a value that is
+        InputError: unreadable, not of these formats, an unknown or a repeated column, a value that
+        is
             no number, not finite or out of range, times that go back; names file, place and value.
     """
     path = Path(path)
@@ -96,7 +98,7 @@ def read_arkit(path: Path, *, fps: float) -> FaceMotion:
 
 
 def write_arkit_csv(path: Path, motion: FaceMotion) -> None:
-    """Write a motion as the Live Link Face app records: 61 values a line, 60 frames of timecode a second.
+    """Write a motion as the Live Link Face app does: 61 values a line, timecode at 60 frames/s.
 
     Unknown head and eye angles are written as 0. Raises InputError if the file cannot be written.
     """
@@ -271,7 +273,8 @@ def _motion(path: Path, columns: list[str], rows: Iterable[_Row], rate: float) -
 
 
 def _targets(path: Path, columns: list[str]) -> list[int | str]:
-    """Return for every column its position in VALUE_NAMES, or ``"time"``, ``"timecode"``, ``""``."""
+    """Return for every column its position in VALUE_NAMES, or ``"time"``, ``"timecode"``,
+    ``""``."""
     targets: list[int | str] = []
     seen: set[str] = set()
     for name in columns:
@@ -336,7 +339,7 @@ def _shown(value: Any) -> str:
 
 
 def _timecode_seconds(path: Path, place: str, cell: Any) -> float:
-    """Return seconds * 1000 + frames of ``HH:MM:SS:FF.sss``, to be parted when the rate is known."""
+    """Return 1000 * seconds + frames of HH:MM:SS:FF.sss, to be parted when the rate is known."""
     match = _TIMECODE.fullmatch(cell.strip()) if isinstance(cell, str) else None
     if match is None or int(match[1]) > 23 or int(match[2]) > 59 or int(match[3]) > 59:
         raise InputError(

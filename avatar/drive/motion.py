@@ -20,13 +20,13 @@ from avatar.types import HeadState
 ARKIT_COUNT = len(ARKIT_INDEX)
 
 GAZE_AT_FULL_LOOK = (0.60, 0.52)
-"""Yaw and pitch in radians of an eye whose eyeLook coefficient is 1. Apple documents none; regression
-of the eye angles on the coefficients of seven Live Link Face recordings (18 000 frames, correlation
-above 0.99) gives 0.59 to 0.62 sideways and 0.47 to 0.56 up and down."""
+"""Yaw and pitch in radians of an eye whose eyeLook coefficient is 1. Apple documents none;
+regression of the eye angles on the coefficients of six Live Link Face recordings (15 000 frames,
+correlation above 0.99) gives 0.59 to 0.62 sideways and 0.47 to 0.56 up and down."""
 
 NECK_PIVOT = (0.0, -0.07, -0.02)
-"""[3] metres, head frame: the point about which a head turns where only its rotation is known, about
-the middle of the cervical spine, below and a little behind the ears."""
+"""[3] metres, head frame: the point about which a head turns where only its rotation is known,
+about the middle of the cervical spine, below and a little behind the ears."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FaceMotion:
     head: Tensor | None = None
     """[F, 3] yaw, pitch, roll of the head relative to facing straight ahead; None if unknown."""
     gaze: Tensor | None = None
-    """[F, 2, 2] as in ``HeadState``, relative to looking straight out of the head; None if unknown."""
+    """[F, 2, 2] as in ``HeadState``, relative to looking straight ahead; None if unknown."""
 
     def __post_init__(self) -> None:
         sizes = check("time_s", self.time_s, "F")
@@ -130,7 +130,7 @@ def head_angles(R: Tensor) -> Tensor:
 
 
 def turned_about_neck(T_world_head: Tensor, R: Tensor) -> Tensor:
-    """Return head poses [..., 4, 4]: ``T_world_head`` [4, 4] turned by R [..., 3, 3] about the neck."""
+    """Return T_world_head [4, 4] turned by R [..., 3, 3] about the neck: poses [..., 4, 4]."""
     pivot = torch.tensor(NECK_PIVOT, dtype=R.dtype, device=R.device)
     return T_world_head @ rigid(R, pivot - R @ pivot)
 
@@ -139,9 +139,9 @@ def motion_states(motion: FaceMotion, rest: HeadState, fps: float) -> HeadState:
     """Return the states of a person at ``rest`` who moves like ``motion``, at ``fps``, as a batch.
 
     Coefficients are taken as they are; the person's own residual shapes stay at 0. The head turns
-    about the neck from its pose at rest and the torso stays. Gaze is relative to the gaze at rest, as
-    the direction in which a person's irises lie when they look straight ahead differs among people;
-    where the motion has no eye angles, the eyeLook coefficients give them.
+    about the neck from its pose at rest and the torso stays. Gaze is relative to the gaze at rest,
+    as the direction in which a person's irises lie when they look straight ahead differs among
+    people; where the motion has no eye angles, the eyeLook coefficients give them.
 
     Args:
         motion: the motion at its own times.
@@ -164,7 +164,7 @@ def motion_states(motion: FaceMotion, rest: HeadState, fps: float) -> HeadState:
 
 
 def motion_from_states(states: HeadState, rest: HeadState, fps: float) -> FaceMotion:
-    """Return a batch of states as motion relative to ``rest``; translation and residuals are lost."""
+    """Return a batch of states as motion relative to ``rest``, less translation and residuals."""
     R = rest.T_world_head[:3, :3].T @ states.T_world_head[:, :3, :3]
     return FaceMotion(
         time_s=torch.arange(len(states), dtype=torch.float64) / fps,
@@ -177,8 +177,8 @@ def motion_from_states(states: HeadState, rest: HeadState, fps: float) -> FaceMo
 def interpolated(states: HeadState, known: Tensor) -> HeadState:
     """Return the batch with every frame that is not ``known`` filled in from its known neighbours.
 
-    Coefficients, gaze and positions are linear in time, rotations turn at constant speed; before the
-    first and behind the last known frame the state is held.
+    Coefficients, gaze and positions are linear in time, rotations turn at constant speed; before
+    the first and behind the last known frame the state is held.
 
     Args:
         states: a batch of F states.

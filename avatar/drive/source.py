@@ -1,4 +1,4 @@
-"""Where an avatar's motion comes from: its own capture, another person's, or a file of coefficients."""
+"""Where an avatar's motion comes from: its own capture, another person's, an ARKit file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from avatar.types import Driver, HeadState
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
 SOURCE_KINDS = (
-    "Give 'self' (the avatar's own capture), a .capture folder of any person, or a .csv or .json file "
-    "of ARKit coefficients."
+    "Give 'self' (the avatar's own capture), a .capture folder of any person, or a .csv or .json "
+    "file of ARKit coefficients."
 )
 
 
@@ -32,8 +32,8 @@ class RetargetConfig:
     """How another person's motion is put on an avatar."""
 
     head: float = 1.0
-    """Share of the source's head turns that the avatar makes, 0 to 1. Lower it where the source turns
-    further than the avatar's person was ever filmed."""
+    """Share of the source's head turns that the avatar makes, 0 to 1. Lower it where the source
+    turns further than the avatar's person was ever filmed."""
     translation: float = 1.0
     """Share of the source's head and torso movement in space, 0 to 1 (both are metric)."""
     torso: float = 0.5
@@ -44,8 +44,8 @@ class RetargetConfig:
     no less than its inverse: a range that was never used must neither blow up noise nor mute a
     person."""
     headroom: float = 0.25
-    """How far, in coefficient units, a coefficient may go past the highest that the avatar was fitted
-    on (a blink may always go to 1)."""
+    """How far, in coefficient units, a coefficient may go past the highest that the avatar was
+    fitted on (a blink may always go to 1)."""
 
 
 class TrackDriver:
@@ -78,7 +78,7 @@ class RetargetedTrackDriver:
         frames: tuple[int, int] | None = None,
         config: RetargetConfig | None = None,
     ) -> None:
-        """Take the frames [first, last) of the source's track, by default all; raises as TrackDriver."""
+        """Take the frames [first, last) of the track, by default all; raises as TrackDriver."""
         self.fps = source.fps
         self.batch = retargeted(source, avatar, frames, config or RetargetConfig())
 
@@ -156,13 +156,14 @@ def open_source(
     """Open what a user names as the source of motion.
 
     Args:
-        spec: ``"self"``, a capture folder (or a folder that holds a ``me.capture``), or an ARKit .csv or
-            .json file. A capture of the very clip that the avatar was made from is played as it is;
-            any other is retargeted.
+        spec: ``"self"``, a capture folder (or a folder that holds a ``me.capture``), or an ARKit
+            .csv or .json file. A capture of the very clip that the avatar was made from is played
+            as it is; any other is retargeted.
         avatar: who is to be driven.
         track: the avatar's own track, for ``"self"``.
         audio: the sound of the avatar's own clip, for ``"self"``.
-        frames: the part [first, last) to play: frames of the capture, or of the avatar's rate for a file.
+        frames: the part [first, last) to play: frames of the capture, or of the avatar's rate for
+            a file.
         config: how to retarget.
 
     Raises:
@@ -212,7 +213,8 @@ def track_states(track: Track, frames: tuple[int, int] | None = None) -> HeadSta
     valid = track.valid[first:last].bool()
     if not bool(valid.any()):
         raise InputError(
-            f"Frames {first} to {last - 1} of the track show no face. Choose another part, or film again."
+            f"Frames {first} to {last - 1} of the track show no face. "
+            "Choose another part, or film again."
         )
     return interpolated(track.states()[first:last], valid)
 
@@ -223,9 +225,9 @@ def retargeted(
     """Return another person's motion as states of the avatar, a batch.
 
     Everything is taken relative to the source's own middle, measured on the whole track, and put on
-    the avatar's rest state: ARKit coefficients by name, from the source's range to the avatar's; gaze
-    as it is; head and torso poses as motions in their own frames, so that a nod stays a nod however the
-    two cameras stood. The source's residual shapes are personal and are dropped.
+    the avatar's rest state: ARKit coefficients by name, from the source's range to the avatar's;
+    gaze as it is; head and torso poses as motions in their own frames, so that a nod stays a nod
+    however the two cameras stood. The source's residual shapes are personal and are dropped.
 
     Args:
         source: the other person's track.
@@ -238,7 +240,8 @@ def retargeted(
     """
     if source.expression_names[:ARKIT_COUNT] != ARKIT_NAMES:
         raise InputError(
-            "The source's track does not begin with the 52 ARKit coefficients. Capture its clip again."
+            "The source's track does not begin with the 52 ARKit coefficients. "
+            "Capture its clip again."
         )
     states = track_states(source, frames)
     seen = source.states()[source.valid.bool()]
@@ -262,7 +265,7 @@ def retargeted(
 def _retargeted_weights(
     states: HeadState, seen: HeadState, avatar: Avatar, config: RetargetConfig
 ) -> Tensor:
-    """Return coefficients [F, 52]: the source's way out of its neutral, scaled to the avatar's range."""
+    """Return coefficients [F, 52]: the way out of neutral, scaled to the avatar's range."""
     names = slice(0, ARKIT_COUNT)
     used = seen.expression[:, names]
     # The neutral of a coefficient is where it usually rests. Its lower decile is that for a blink
@@ -284,7 +287,7 @@ def _retargeted_weights(
 def _retargeted_poses(
     T: Tensor, T_seen: Tensor, T_rest: Tensor, turn: float, translation: float
 ) -> Tensor:
-    """Return poses [F, 4, 4]: the motion of ``T`` relative to the mean of ``T_seen``, put on ``T_rest``.
+    """Return poses [F, 4, 4]: the motion of T relative to the mean of T_seen, put on T_rest.
 
     The mean rotation is the chordal one: the rotation nearest to the mean matrix.
     """

@@ -1,4 +1,4 @@
-"""From states to pictures: cameras that stand, face or circle the avatar, and the rendering loop."""
+"""From states to pictures: cameras that stand before or circle the avatar, and the loop."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def camera_path(
 ) -> CameraPath:
     """Return a camera path by its name.
 
-    ``capture`` is the capture's own view; ``front`` stands square before the head at rest; ``orbit``
-    swings about it from side to side.
+    ``capture`` is the capture's own view; ``front`` stands square before the head at rest;
+    ``orbit`` swings about it from side to side.
 
     Args:
         name: which path.
@@ -58,7 +58,7 @@ def camera_path(
 
 
 def fitted(camera: Camera, size: tuple[int, int] | None) -> Camera:
-    """Return the view in a picture of another size (width, height): all of it, centred, not stretched."""
+    """Return the view in a picture of ``size`` (width, height): whole, centred, not stretched."""
     if size is None:
         return camera
     width, height = size
@@ -74,8 +74,8 @@ def front_camera(avatar: Avatar, size: tuple[int, int] | None = None, yaw: float
     """Return a camera that the head at rest looks straight into, showing head and shoulders.
 
     It stands as far away as the capture's camera stood, so that the perspective is the one that was
-    filmed, and as upright. The picture ends just above where the filmed one ended, as below that there
-    is nothing of the person; what an upright format has to spare is above the head.
+    filmed, and as upright. The picture ends just above where the filmed one ended, as below that
+    there is nothing of the person; what an upright format has to spare is above the head.
 
     Args:
         avatar: who is looked at.

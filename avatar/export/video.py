@@ -25,8 +25,8 @@ SOUND_RATE = 48_000
 SOUND_BIT_RATE = 128_000
 
 BT709 = 1
-"""Colour primaries, transfer and matrix of HD video in ITU-T H.273's numbers. Without the tags players
-guess from the picture's size, and colours shift."""
+"""Colour primaries, transfer and matrix of HD video in ITU-T H.273's numbers. Without the tags
+players guess from the picture's size, and colours shift."""
 
 
 class VideoWriter:
@@ -41,8 +41,8 @@ class VideoWriter:
             for picture in pictures:  # uint8 [H, W, 3] sRGB
                 video.write(picture)
 
-    An odd width or height is padded by one pixel, as 4:2:0 video has none. Errors in the block leave
-    no file behind and an existing one untouched.
+    An odd width or height is padded by one pixel, as 4:2:0 video has none. Errors in the block
+    leave no file behind and an existing one untouched.
     """
 
     def __init__(
@@ -199,7 +199,8 @@ def write_video(
 def _read_sound(path: Path, start_s: float) -> np.ndarray:
     """Return the sound of a file from ``start_s`` on, float32 [1 or 2, samples] at SOUND_RATE.
 
-    Time 0 is the file's; where ``start_s`` lies before it (or the sound begins late) there is silence.
+    Time 0 is the file's; where ``start_s`` lies before it (or the sound begins late) there is
+    silence.
     """
     remedy = "Give a sound file or a clip with sound, or render without sound."
     try:

@@ -373,7 +373,8 @@ def _torso(person: Person, views: _Views, count: int, generator: torch.Generator
             p = origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
             z = _torso_depth(person, p[:, 0], p[:, 1])
         p = origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
-        keep = p[:, 1] < chin_y + 0.03
+        # Where a ray grazes the surface the fixed point runs away; a torso is not out there.
+        keep = (p[:, 1] < chin_y + 0.03) & (p[:, 2].abs() < 0.2) & (p[:, 0].abs() < 0.5)
         p, uv = p[keep], uv[keep]
         if points and len(p):
             _, distance = nearest_vertex(torch.cat(points), p)

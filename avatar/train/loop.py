@@ -213,8 +213,8 @@ class Trainer:
             )
             self._rebuild(plan)
         with torch.no_grad():
-            error = (picture.rgb.clamp(0, 1) - target).square().mean()
-        return float(loss), float(-10 * torch.log10(error.clamp(min=1e-10)))
+            error = (picture.rgb.clamp(0, 1) - target).square().mean().clamp(min=1e-10)
+            return loss.item(), -10 * math.log10(error.item())
 
     def _apply(self, weights: Tensor, blend_gradient: Tensor | None) -> None:
         self.adam.step()

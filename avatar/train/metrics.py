@@ -1,8 +1,9 @@
-"""Picture, landmark and mask metrics of ``eval.json``: how close a rendered frame is to the filmed one.
+"""Picture, landmark and mask metrics of eval.json: how close rendered frames are to the filmed.
 
-Pictures are ``[..., H, W, 3]`` tensors, sRGB in [0, 1]; leading dims are frames, and a metric is the
-mean over frames of the frame's value, as the field reports it. ``lmd_px`` is the LMD of TalkingGaussian
-and ER-NeRF and goes into ``eval.json``; ``landmark_distance_px`` is the plain distance.
+Pictures are ``[..., H, W, 3]`` tensors, sRGB in [0, 1]; leading dims are frames, and a metric is
+the mean over frames of the frame's value, as the field reports it. ``lmd_px`` is the LMD of
+TalkingGaussian and ER-NeRF and goes into ``eval.json``; ``landmark_distance_px`` is the plain
+distance.
 """
 
 from __future__ import annotations
@@ -142,15 +143,15 @@ def find_lpips(net: Literal["alex", "vgg"] = "alex") -> Callable[[Tensor, Tensor
     """Return an LPIPS v0.1 metric, or None where it cannot run without a download.
 
     It runs where the ``lpips`` package is installed and torchvision's backbone weights lie already
-    in torch's hub folder; nothing is ever downloaded. The answer is kept for the process: loading the
-    network takes longer than many frames.
+    in torch's hub folder; nothing is ever downloaded. The answer is kept for the process: loading
+    the network takes longer than many frames.
 
     Args:
         net: the backbone; papers use both and the values do not compare.
 
     Returns:
-        A function of prediction and target [..., H, W, 3] in [0, 1] that gives the mean distance over
-        frames (0 is equality, lower is better), or None.
+        A function of prediction and target [..., H, W, 3] in [0, 1] that gives the mean distance
+        over frames (0 is equality, lower is better), or None.
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS[net]
     if not weights.is_file():
@@ -198,9 +199,9 @@ def _check_landmarks(prediction: Tensor, target: Tensor) -> None:
 def lmd_px(prediction: Tensor, target: Tensor) -> float:
     """Return the mouth's landmark distance LMD in pixels: shape and size of the lips, not place.
 
-    The protocol of ER-NeRF and TalkingGaussian: each set of mouth points minus its own mean, the mean
-    Euclidean distance, the mean over frames; here on MediaPipe's 40 lip points instead of the 20 of
-    a 68-point detector. It scales with the picture: compare values at one resolution only
+    The protocol of ER-NeRF and TalkingGaussian: each set of mouth points minus its own mean, the
+    mean Euclidean distance, the mean over frames; here on MediaPipe's 40 lip points instead of the
+    20 of a 68-point detector. It scales with the picture: compare values at one resolution only
     (512 x 512 is the field's). This is ``lmd_px`` of eval.json.
 
     Args:

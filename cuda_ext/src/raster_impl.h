@@ -172,19 +172,15 @@ static void project_all(const HsRun& run, const HsScene& s, void* records_out, u
       // alpha >= 1/255 inside conic distance 2 ln(255 o); 3.33 sigma lies beyond it for every o <= 1.
       const V level = V(Real(2 * kLn2)) * (log2_opacity - V(Real(kLog2AlphaThreshold)));
       const V reach_x = sqrt(level * p.cov00), reach_y = sqrt(level * p.cov11);
-      V colour_sum(0);
-      for (int lane = 0; lane < 1; ++lane) {
-        alignas(64) Real sums[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-          const Real* row = colours + (first + (i < count ? i : 0)) * s.channels;
-          Real sum = 0;
-          for (int64_t k = 0; k < s.channels; ++k) sum += row[k];
-          sums[i] = sum;
-        }
-        colour_sum = V::load(sums);
+      alignas(64) Real colour_sums[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const Real* row = colours + (first + (lane < count ? lane : 0)) * s.channels;
+        colour_sums[lane] = 0;
+        for (int64_t k = 0; k < s.channels; ++k) colour_sums[lane] += row[k];
       }
       // A NaN or an infinity anywhere makes this sum's product with zero a NaN.
-      const V poison = (p.x + p.y + p.z + e.a + e.b + e.c + log2_opacity + reach_x + reach_y + colour_sum) * V(0);
+      const V poison = (p.x + p.y + p.z + e.a + e.b + e.c + log2_opacity + reach_x + reach_y +
+                        V::load(colour_sums)) * V(0);
       const uint32_t ok = bits((poison == V(0)) & (p.z >= V(Real(kNearPlane))) &
                                (opacity >= V(Real(kAlphaThreshold))));
       const V slope_x = V(Real(-0.5)) * e.b / e.a, slope_y = V(Real(-0.5)) * e.b / e.c;
