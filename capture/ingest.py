@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import ColorRange, ColorTrc, Colorspace, Interpolation
+from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
 from av.video.stream import VideoStream
 
 from avatar.checks import InputError
 from avatar.tensorfile import atomic_path
+
+FrameT = TypeVar("FrameT", av.VideoFrame, av.AudioFrame)
 
 AUDIO_RATE = 16000
 """Samples a second of audio.wav: what speech models take."""
@@ -131,7 +134,7 @@ def probe(video: Path, config: IngestConfig = IngestConfig()) -> ClipInfo:
     first = None
     with open_video(video) as container:
         stream = video_stream(container, video)
-        for _, frame in _decode(container, stream):
+        for _, frame in _decode(container, stream, av.VideoFrame):
             first = frame
             break
         aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -208,7 +211,7 @@ def read_frames(clip: ClipInfo) -> Iterator[np.ndarray]:
         made = 0
         previous: tuple[float, np.ndarray] | None = None
         pending: tuple[float, av.VideoFrame] | None = None
-        for time_s, frame in _decode(container, stream, clip.source_fps):
+        for time_s, frame in _decode(container, stream, av.VideoFrame, clip.source_fps):
             if pending is not None and time_s <= pending[0]:
                 continue
             if pending is not None:
@@ -273,7 +276,7 @@ def extract_audio(
 
             skip = 0
             handed_in = 0.0  # seconds of sound given to the resampler or replaced by silence
-            for time_s, frame in _decode(container, stream):
+            for time_s, frame in _decode(container, stream, av.AudioFrame):
                 if limit is not None and written >= limit:
                     break
                 offset = time_s - start_s
@@ -374,17 +377,16 @@ def frame_rate(times: np.ndarray) -> tuple[float, bool]:
 
 def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     """Return (degrees counterclockwise in {0, 90, 180, 270}, mirrored) of the display matrix."""
-    for side_data in frame.side_data:
-        if side_data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d, *_ = np.frombuffer(bytes(side_data), np.int32)[:9].astype(float)
-            mirrored = a * d - b * c < 0
-            if mirrored:
-                # The matrix is rotation then flip of x; take the flip out (ffmpeg stores rows
-                # [a b; c d] that map column vectors as x' = a x + c y, y' = b x + d y).
-                a, c = -a, -c
-            degrees = math.degrees(math.atan2(-b, a))
-            return round(degrees / 90) % 4 * 90, mirrored
-    return 0, False
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32)[:9].astype(float)
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        # x' = a x + c y, y' = b x + d y (ffmpeg's libavutil/display.h): a rotation, then a flip of
+        # x, which is taken out here.
+        a = -a
+    return round(math.degrees(math.atan2(-b, a)) / 90) % 4 * 90, mirrored
 
 
 def _even(side: float) -> int:
@@ -403,7 +405,10 @@ def _packet_times(container: InputContainer, stream: VideoStream) -> np.ndarray:
         for packet in container.demux(stream):
             stamp = packet.pts if packet.pts is not None else packet.dts
             if packet.size and not packet.is_discard:
-                stamps.append(math.nan if stamp is None else float(stamp * stream.time_base))
+                if stamp is None or stream.time_base is None:
+                    stamps.append(math.nan)
+                else:
+                    stamps.append(float(stamp * stream.time_base))
     except (av.FFmpegError, OSError):
         pass  # a clip that is cut off: what came before counts
     times = np.array(stamps, float)
@@ -414,10 +419,14 @@ def _packet_times(container: InputContainer, stream: VideoStream) -> np.ndarray:
 
 def _decode(
     container: InputContainer,
-    stream: av.video.stream.VideoStream | av.AudioStream,
-    nominal_rate: float | None = None,
-) -> Iterator[tuple[float, av.VideoFrame | av.AudioFrame]]:
-    """Yield (seconds, frame), skipping what cannot be decoded."""
+    stream: VideoStream | av.AudioStream,
+    kind: type[FrameT],
+    nominal_rate: float = 25.0,
+) -> Iterator[tuple[float, FrameT]]:
+    """Yield (seconds, frame), skipping what cannot be decoded.
+
+    Pictures without a time stamp are taken to follow each other at ``nominal_rate``.
+    """
     index = 0
     try:
         for packet in container.demux(stream):
@@ -426,10 +435,12 @@ def _decode(
             except (av.FFmpegError, OSError, ValueError):
                 continue
             for frame in frames:
+                if not isinstance(frame, kind):
+                    continue
                 if frame.pts is not None and frame.time_base:
                     time_s = float(frame.pts * frame.time_base)
                 else:
-                    time_s = index / (nominal_rate or 25.0)
+                    time_s = index / nominal_rate
                 index += 1
                 yield time_s, frame
     except (av.FFmpegError, OSError):

@@ -200,7 +200,7 @@ def describe_models() -> str:
         OSError, RuntimeError: a model is missing or cannot be opened.
     """
     with FaceDetector(), quiet_native_output():
-        solutions = mp.solutions  # type: ignore[attr-defined]
+        solutions: Any = mp.solutions  # type: ignore[attr-defined]
         with solutions.selfie_segmentation.SelfieSegmentation(model_selection=1) as segmenter:
             segmenter.process(np.zeros((64, 64, 3), np.uint8))
     return f"MediaPipe {mp.__version__}: face mesh ({POINTS} points), person mask"  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ class Segmenter:
     def __init__(self) -> None:
         """Load the models."""
         with quiet_native_output():
-            solutions = mp.solutions  # type: ignore[attr-defined]
+            solutions: Any = mp.solutions  # type: ignore[attr-defined]
             self._models: list[Any] = [
                 solutions.selfie_segmentation.SelfieSegmentation(model_selection=choice)
                 for choice in (0, 1)
@@ -128,10 +128,10 @@ def _one_person(
     face_area = None
     if face is not None:
         face_area = np.zeros(shape, np.uint8)
-        cv2.fillPoly(face_area, [np.round(face[FACE_OVAL, :2]).astype(np.int32)], 1)
-        surely = cv2.fillPoly(face_area.copy(), [_neck(face)], 1)
+        cv2.fillPoly(face_area, [np.round(face[FACE_OVAL, :2]).astype(np.int32)], (1,))
+        surely = cv2.fillPoly(face_area.copy(), [_neck(face)], (1,))
         probability = np.where(surely > 0, np.float32(1), probability)
-        solid |= surely
+        solid = np.maximum(solid, surely)
     person = _component_of(solid, solid if face_area is None else face_area)
     # A hole is background inside the person. Small ones are the segmenters' mistakes; large ones
     # are seen through an arm or under long hair and stay if both are sure of it.

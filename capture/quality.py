@@ -95,7 +95,7 @@ def look_at_face(image: np.ndarray, face: np.ndarray) -> FrameLook | None:
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=method)
     hull = cv2.convexHull(((face[:468, :2] - (x0, y0)) * scale).astype(np.int32))
-    inside = cv2.fillConvexPoly(np.zeros(crop.shape[:2], np.uint8), hull, 1) > 0
+    inside = cv2.fillConvexPoly(np.zeros(crop.shape[:2], np.uint8), hull, (1,)) > 0
     grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
     smooth = cv2.GaussianBlur(grey, (0, 0), 0.8)  # compression noise is not sharpness
     detail = cv2.Laplacian(smooth, cv2.CV_32F)[inside]

@@ -280,7 +280,8 @@ def hull(person: Person, views: _Views) -> tuple[Tensor, Tensor]:
         seen += shown
         inside += person_there
     # Masks flicker by a pixel or two; a voxel may miss a twentieth of the views.
-    solid = possible & (inside >= 0.95 * seen)
+    # What hardly any view shows is not worth a guess: it would float above a head cut by the frame.
+    solid = possible & (inside >= 0.95 * seen) & (seen >= 0.2 * len(views.frames))
     solid = (solid & ~_before_face(person, points)).reshape(shape).float()
     smooth = torch.nn.functional.avg_pool3d(solid[None, None], 5, 1, 2)[0, 0]
     slope = torch.stack(torch.gradient(smooth), -1)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import flip_evaluator
 import numpy as np
 import torch
@@ -64,19 +65,17 @@ def psnr(prediction: Tensor, target: Tensor) -> float:
     return float((-10 * torch.log10(mse.clamp_min(MSE_FLOOR))).mean())
 
 
-def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the structural similarity of every pixel and channel, differentiable.
+def ssim(prediction: Tensor, target: Tensor) -> float:
+    """Return the mean structural similarity in [-1, 1]; 1 is equality.
 
     Wang et al., "Image quality assessment: from error visibility to structural similarity" (2004),
-    eq. 13, with its Gaussian window (11 x 11, sigma 1.5), K1 = 0.01, K2 = 0.03 and data range 1.
-    Only windows that lie wholly inside the picture count.
+    eq. 13, with its Gaussian window (11 x 11, sigma 1.5), K1 = 0.01, K2 = 0.03 and data range 1, each
+    channel by itself. Only windows that lie wholly inside the picture count. The sums run in double
+    precision: in flat regions the variances are differences of nearly equal numbers.
 
     Args:
         prediction: [..., H, W, 3] sRGB in [0, 1]; H and W at least 11.
         target: the same shape.
-
-    Returns:
-        [..., 3, H - 10, W - 10] in [-1, 1]; 1 is equality.
     """
     _check_pair(prediction, target)
     height, width = prediction.shape[-3:-1]
@@ -85,31 +84,27 @@ def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
         raise ValueError(
             f"SSIM needs pictures of at least {size} x {size} pixels; got {width} x {height}."
         )
-    x, y = prediction.movedim(-1, -3), target.movedim(-1, -3)
-    shape = x.shape[:-2]
-    offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=x.dtype, device=x.device)
-    window = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
-    window = window / window.sum()
-    # One batch of single-channel pictures: the two passes of the separable window are plain
-    # convolutions over it, which is several times cheaper than a grouped convolution on a CPU.
-    stack = torch.stack([x, y, x * x, y * y, x * y]).reshape(-1, 1, height, width)
-    stack = torch.nn.functional.conv2d(stack, window.reshape(1, 1, size, 1))
-    stack = torch.nn.functional.conv2d(stack, window.reshape(1, 1, 1, size))
-    mx, my, xx, yy, xy = stack.reshape(5, *shape, *stack.shape[-2:])
+    frames = [
+        t.detach().double().cpu().reshape(-1, height, width, 3).numpy()
+        for t in (prediction, target)
+    ]
+    return float(np.mean([_ssim_of_frame(x, y) for x, y in zip(*frames, strict=True)]))
+
+
+def _ssim_of_frame(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean SSIM of two pictures, float64 [H, W, 3]."""
+    # OpenCV's separable filter: about ten times as fast in double precision as torch's convolutions.
+    window = cv2.getGaussianKernel(2 * SSIM_RADIUS + 1, SSIM_SIGMA, cv2.CV_64F)
+    inside = slice(SSIM_RADIUS, -SSIM_RADIUS)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(values, cv2.CV_64F, window, window)[inside, inside]
+
+    mx, my = mean(x), mean(y)
+    xx, yy, xy = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
-    numerator = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
-    denominator = (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
-    return numerator / denominator
-
-
-def ssim(prediction: Tensor, target: Tensor) -> float:
-    """Return the mean structural similarity in [-1, 1]; 1 is equality. See ``ssim_map``.
-
-    The sums run in double precision: in flat regions the variances are differences of nearly equal
-    numbers, and single precision is off in the fourth digit there.
-    """
-    with torch.no_grad():
-        return float(ssim_map(prediction.double(), target.double()).mean())
+    numerator = (2 * mx * my + c1) * (2 * xy + c2)
+    return float((numerator / ((mx * mx + my * my + c1) * (xx + yy + c2))).mean())
 
 
 def flip(prediction: Tensor, target: Tensor) -> float:

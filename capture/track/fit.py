@@ -1,7 +1,18 @@
-"""Track one clip: landmarks and pictures to camera, personal lattice, basis, and a state per frame."""
+"""Track one clip: landmarks and pictures to camera, personal lattice, basis, and a state per frame.
+
+The rig (lattice, shapes, focal length) is fitted on training frames; then every frame, training or
+held out, finds its pose and coefficients by the same steps with the rig fixed.
+
+1. Detected points alone: poses, lattice and coefficients at the prior's focal length.
+2. Rounds of anchoring: points move to where the skin's mean texture says they are (``anchor``); the
+   steadiest half gives poses, lattice and focal length (``bundle_adjust``); all of them, with the
+   detected lips, lids and irises, give the coefficients; the shapes bend to the person.
+3. The last pass: blinks from the lids' gap, smoothed poses, the torso's own pose.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,201 +22,501 @@ import torch
 from torch import Tensor
 
 from avatar.capture_data import Landmarks, Splits, Track
+from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
-from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD, arkit_basis
-from avatar.rig.lattice import REGIONS, deform, eyeball_centres, lattice_table
-from avatar.rotations import rigid
-from avatar.types import Reporter, ignore_progress
+from avatar.rig.arkit_basis import arkit_basis
+from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres, lattice_table
+from avatar.rotations import invert_rigid
+from avatar.types import Progress, Reporter, ignore_progress
 from capture.track import anchor as texture
 from capture.track.config import TrackConfig
-from capture.track.rig_fit import *
-from capture.track.solver import *
+from capture.track.rig_fit import (
+    facing,
+    initial_pose,
+    lattice_prior,
+    normalise,
+    personal_basis,
+    residual_shapes,
+    spread_frames,
+    visibility,
+)
+from capture.track.solver import (
+    CoefficientPrior,
+    FrameSolution,
+    Observations,
+    Pinhole,
+    Pose,
+    bundle_adjust,
+    project,
+    solve_frames,
+)
+from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
 from capture.track.torso import fill_gaps, register_torso, torso_poses
-import time
+
+ROBUST = 2.0
+"""Cauchy scale of all residuals, in sigmas."""
+UPPER = 1.3
+"""ARKit coefficients may pass 1: a person may move more than the drawn shapes."""
+IRIS = list(range(SKIN_POINTS, POINTS))
+# The detector follows openings better than flow does: flow loses skin that folds away.
+DETECTED = sorted(
+    {
+        point
+        for name, region in REGIONS.items()
+        if name.startswith(("lip_", "lid_", "eye_corners", "iris_"))
+        for point in region
+    }
+)
+TOO_FEW = 30
+"""Frames with a face that a personal rig needs."""
 
 
-def prior52(c, E=52):
-    lower = torch.zeros(E); upper = torch.full((E,), 1.3)
-    return CoefficientPrior(lower, upper, torch.full((E,), c.l1), torch.full((E,), c.l2), torch.zeros(E))
+@dataclass(frozen=True)
+class Rig:
+    """What all frames share."""
+
+    camera: Pinhole
+    lattice: Tensor
+    """[478, 3]."""
+    basis: Tensor
+    """[E, 478, 3]."""
 
 
-MP = sorted({p for n in ("lip_upper_outer", "lip_upper_inner", "lip_lower_outer", "lip_lower_inner", "lid_left_upper", "lid_left_lower",
-  "lid_right_upper", "lid_right_lower", "eye_corners_left", "eye_corners_right", "iris_left", "iris_right") for p in REGIONS[n]})
-IRIS = list(range(468, 478))
+@dataclass(frozen=True)
+class Frames:
+    """What each frame with a face has of its own."""
+
+    pose: Pose
+    coefficients: Tensor
+    """[n, E]."""
+
+    def points(self, rig: Rig) -> Tensor:
+        """Project the posed lattice: [n, 478, 2] pixels."""
+        return project(deform(rig.lattice, rig.basis, self.coefficients), self.pose, rig.camera)
+
+    def facing(self, rig: Rig) -> Tensor:
+        """Cosine between normals and lines of sight [n, 478]."""
+        return facing(rig.lattice, rig.basis, self.coefficients, self.pose)
 
 
-def fit_track(landmarks, *, frame, mask, width, height, fps, splits, report=ignore_progress, config=TrackConfig()):
-    c = config
-    tick = time.time()
-    def log(*a):
-        nonlocal tick
-        if c.verbose: print(f"[{time.time()-tick:.1f}s]", *a, flush=True)
-        tick = time.time()
-    ok = landmarks.valid
-    F = len(ok)
-    camera = Pinhole(c.focal_widths * max(width, height), (width / 2, height / 2))
-    table = lattice_table()
-    generic = table.neutral
-    index = torch.nonzero(ok)[:, 0]
-    P = landmarks.points[index].clone()
-    face_px = float((P[:, 454, :2] - P[:, 234, :2]).norm(dim=-1).median())
-    sigma = 0.004 * face_px
-    is_train = (index >= splits.train[0]) & (index < splits.train[1])
-    tr = torch.nonzero(is_train)[:, 0]
-    pose = initial_pose(generic, P, camera)
-    key = spread_frames(pose, tr, c.keyframes)
-    lattice, basis = generic, arkit_basis(generic)
-    coef = torch.zeros(len(index), 52)
-    prior = prior52(c)
-    zero = torch.zeros_like(generic)
+def fit_track(
+    landmarks: Landmarks,
+    *,
+    frame: Callable[[int], np.ndarray],
+    mask: Callable[[int], np.ndarray],
+    width: int,
+    height: int,
+    fps: float,
+    splits: Splits,
+    report: Reporter = ignore_progress,
+    config: TrackConfig | None = None,
+) -> Track:
+    """Track a clip of one head before one fixed camera.
 
-    def lprior(lattice):
-        return lattice_prior(generic, lattice, c.bend_m, 0.03)
+    Args:
+        landmarks: detections of all frames.
+        frame: index to picture, uint8 [H, W, 3] sRGB.
+        mask: index to person mask, uint8 [H, W], 255 on the person.
+        width: of the pictures, pixels.
+        height: of the pictures, pixels.
+        fps: frames a second.
+        splits: the rig is fitted on ``splits.train`` alone.
+        report: listener.
+        config: settings.
 
-    def seen_mp(coef, pose):
-        return Observations(P[..., :2], visibility(facing(lattice, basis, coef, pose)) / sigma**2)
+    Returns:
+        The track; finite everywhere, frames without a face interpolated and not ``valid``.
 
-    seen = seen_mp(coef, pose)
-    sol = bundle_adjust(lattice, deform(zero, basis, coef[key]), camera, seen[key], lprior(lattice), pose[key], iterations=15, scale=2.0, free_focal=False)
-    for r in range(c.rounds):
-        lattice, kp = normalise(sol.lattice, sol.pose, generic)
-        basis = arkit_basis(lattice)
-        pose = initial_pose(lattice, P, camera)
-        pose.R[key] = kp.R; pose.t[key] = kp.t
-        seen = seen_mp(coef, pose)
-        fs = solve_frames(lattice, basis, camera, seen[key], prior, pose[key], coef[key], iterations=12, scale=2.0)
-        coef[key] = fs.coefficients
-        sol = bundle_adjust(lattice, deform(zero, basis, coef[key]), camera, seen[key], lprior(lattice), fs.pose, iterations=10, scale=2.0, free_focal=False)
-    lattice, kp = normalise(sol.lattice, sol.pose, generic)
-    log("landmark rig")
-    pose = initial_pose(lattice, P, camera)
-    coef = torch.zeros(len(index), 52)
-    fs = solve_frames(lattice, basis, camera, seen_mp(coef, pose), prior, pose, coef, iterations=10, scale=2.0)
-    fs = solve_frames(lattice, basis, camera, seen_mp(fs.coefficients, fs.pose), prior, fs.pose, fs.coefficients, iterations=10, scale=2.0)
-    pose, coef = fs.pose, fs.coefficients
-    log("landmark frames")
-    obs = Observations(P[..., :2], seen_mp(coef, pose).weight)
-    patches = None
-    sig = None
-    for r in range(c.anchor_rounds):
-        px = project(deform(lattice, basis, coef), pose, camera)
-        fac = facing(lattice, basis, coef, pose)
-        if patches is None:
-            patches = [texture.cut_patch(frame(int(i)), px[k].numpy(), c.texture_px) for k, i in enumerate(index)]
-            log("patches")
-        layout = texture.texture_map(lattice.double().numpy(), table.triangles.numpy(), c.texture_px)
-        if r == 0:
-            front = (pose.R[tr] * torch.tensor([1.0, -1, -1]).diag()).sum((1, 2))
-            use = tr[front.argsort(descending=True)[:120]]
+    Raises:
+        InputError: fewer than 30 training frames show a face.
+    """
+    fit = _Fit(landmarks, frame, width, height, fps, splits, report, config or TrackConfig())
+    rig, frames = fit.on_landmarks()
+    rig, frames, seen, steady = fit.on_texture(rig, frames)
+    rig = fit.with_residual_shapes(rig, frames, seen)
+    frames = fit.last_pass(rig, frames, seen, steady)
+    return fit.track(rig, frames, mask)
+
+
+class _Fit:
+    """One clip's fit: the inputs, and the steps in order."""
+
+    def __init__(
+        self,
+        landmarks: Landmarks,
+        frame: Callable[[int], np.ndarray],
+        width: int,
+        height: int,
+        fps: float,
+        splits: Splits,
+        report: Reporter,
+        config: TrackConfig,
+    ) -> None:
+        self.landmarks, self.frame, self.fps = landmarks, frame, fps
+        self.splits, self.report, self.config = splits, report, config
+        self.index = torch.nonzero(landmarks.valid)[:, 0]
+        train = (self.index >= splits.train[0]) & (self.index < splits.train[1])
+        self.train = torch.nonzero(train)[:, 0]
+        if len(self.train) < TOO_FEW:
+            raise InputError(
+                f"Only {len(self.train)} of the clip's {splits.train[1] - splits.train[0]} training "
+                f"frames show a face, and {TOO_FEW} are needed. Film again: one face, well lit, "
+                "looking at the camera most of the time."
+            )
+        self.detected = landmarks.points[self.index].float()
+        wide = self.detected[:, 454, :2] - self.detected[:, 234, :2]
+        self.sigma = config.detection_sigma * float(wide.norm(dim=-1).median())
+        self.start_focal = config.focal_widths * max(width, height)
+        self.centre = (width / 2, height / 2)
+        self.generic = lattice_table().neutral
+        self.workers = config.workers or min(os.cpu_count() or 1, 8)
+        self.steps = 2 + 2 * config.anchor_rounds + 2
+        self.done = 0
+
+    def _tick(self, message: str, **values: float) -> None:
+        self.done += 1
+        self.report(Progress("track", self.done, self.steps, message, values))
+
+    def _prior(self, count: int = len(ARKIT_NAMES)) -> CoefficientPrior:
+        """The prior of ARKit's coefficients and, after them, personal ones of unit variance."""
+        own = count - len(ARKIT_NAMES)
+        arkit, ones = torch.ones(len(ARKIT_NAMES)), torch.ones(own)
+        return CoefficientPrior(
+            lower=torch.cat([0 * arkit, -4 * ones]),
+            upper=torch.cat([UPPER * arkit, 4 * ones]),
+            sparsity=torch.cat([self.config.sparsity * arkit, 0 * ones]),
+            precision=torch.cat([arkit / self.config.coefficient_sigma**2, 4 * ones]),
+            mean=torch.zeros(count),
+        )
+
+    def _lattice_prior(self, lattice: Tensor):
+        return lattice_prior(self.generic, lattice, self.config.bend_m, self.config.asymmetry_m)
+
+    def _detections(self, rig: Rig, frames: Frames) -> Observations:
+        weight = visibility(frames.facing(rig)) / self.sigma**2
+        return Observations(self.detected[..., :2], weight)
+
+    def on_landmarks(self) -> tuple[Rig, Frames]:
+        """Fit the rig and all frames to the detected points, the focal length held."""
+        rig = Rig(Pinhole(self.start_focal, self.centre), self.generic, arkit_basis(self.generic))
+        pose = initial_pose(rig.lattice, self.detected, rig.camera)
+        frames = Frames(pose, torch.zeros(len(self.index), len(ARKIT_NAMES)))
+        self.keys = spread_frames(pose, self.train, self.config.keyframes)
+        keys = self.keys
+        key_frames = Frames(pose[keys], frames.coefficients[keys])
+        for _ in range(2):
+            solved = bundle_adjust(
+                rig.lattice,
+                deform(torch.zeros_like(rig.lattice), rig.basis, key_frames.coefficients),
+                rig.camera,
+                Observations(
+                    self.detected[keys, :, :2],
+                    visibility(key_frames.facing(rig)) / self.sigma**2,
+                ),
+                self._lattice_prior(rig.lattice),
+                key_frames.pose,
+                iterations=12,
+                scale=ROBUST,
+            )
+            lattice, key_pose = normalise(solved.lattice, solved.pose, self.generic)
+            rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
+            key_frames = replace(key_frames, pose=key_pose)
+            found = self._solve(rig, key_frames, self._detections_of(rig, key_frames, keys), 8)
+            key_frames = Frames(found.pose, found.coefficients)
+        self._tick("The face's shape is fitted to the landmarks.")
+        frames = Frames(initial_pose(rig.lattice, self.detected, rig.camera), frames.coefficients)
+        for iterations in (5, 5):
+            found = self._solve(rig, frames, self._detections(rig, frames), iterations)
+            frames = Frames(found.pose, found.coefficients)
+        self._tick("All frames are fitted to the landmarks.")
+        return rig, frames
+
+    def _detections_of(self, rig: Rig, frames: Frames, index: Tensor) -> Observations:
+        weight = visibility(frames.facing(rig)) / self.sigma**2
+        return Observations(self.detected[index, :, :2], weight)
+
+    def _solve(
+        self, rig: Rig, frames: Frames, seen: Observations, iterations: int, **more
+    ) -> FrameSolution:
+        prior = more.pop("prior", None) or self._prior(rig.basis.shape[0])
+        return solve_frames(
+            rig.lattice, rig.basis, rig.camera, seen, prior, frames.pose, frames.coefficients,
+            iterations=iterations, scale=ROBUST, **more,
+        )  # fmt: skip
+
+    def on_texture(
+        self, rig: Rig, frames: Frames
+    ) -> tuple[Rig, Frames, Observations, tuple[Pose, Tensor] | None]:
+        """Anchor the points to the skin and fit again, some rounds."""
+        config = self.config
+        seen, steady = self._detections(rig, frames), None
+        if config.anchor_rounds == 0:
+            return rig, frames, seen, steady
+        guess = frames.points(rig)
+        patches = [
+            texture.cut_patch(self.frame(int(f)), points, config.texture_px)
+            for f, points in zip(self.index, guess.numpy(), strict=True)
+        ]
+        front = frames.pose.R[self.train].diagonal(dim1=1, dim2=2) @ torch.tensor([1.0, -1.0, -1.0])
+        chosen = self.train[front.argsort(descending=True)[:120]]
+        spread: Tensor | None = None
+        correction = torch.zeros_like(rig.basis)
+        warp = guess
+        for round_ in range(config.anchor_rounds):
+            guess, cosine = frames.points(rig), frames.facing(rig)
+            layout = texture.texture_map(
+                rig.lattice.double().numpy(), lattice_table().triangles.numpy(), config.texture_px
+            )
+            mean = texture.mean_texture(
+                layout, patches, (guess if round_ == 0 else warp).numpy(), cosine.numpy(),
+                chosen.numpy(), self.workers,
+            )  # fmt: skip
+            found = texture.anchor(
+                layout, mean, patches, guess.numpy(), cosine.numpy(), self.workers, lambda done: None
+            )
+            points, trust = torch.from_numpy(found.points), torch.from_numpy(found.confidence)
+            self._tick(f"Points are anchored to the skin, round {round_ + 1}.")
+            points[:, IRIS] = self.detected[:, IRIS, :2]
+            trust[:, IRIS] = visibility(cosine[:, IRIS])
+            for _ in range(2):
+                rig, pose, information, spread = self._steady_fit(
+                    rig, frames.pose, points, trust, spread, round_ >= config.free_focal_round
+                )
+                frames = replace(frames, pose=pose)
+            rig = replace(rig, basis=arkit_basis(rig.lattice) + correction)
+            seen = self._all_points(rig, frames, points, trust, round_)
+            steady = (frames.pose, information * config.pose_trust)
+            frames = replace(
+                frames,
+                coefficients=self._solve(rig, frames, seen, 8, pose_prior=steady).coefficients,
+            )
+            if config.shape_ridge_m > 0:
+                rig = self._personalised(rig, frames, seen)
+                correction = rig.basis - arkit_basis(rig.lattice)
+            warp = torch.where((trust > 0.1)[..., None], points, guess)
+            chosen = self.train[:: max(1, len(self.train) // 300)]
+            assert spread is not None
+            steadiness = float(spread[:SKIN_POINTS].median())
+            self._tick(
+                f"Camera, face and expressions are fitted, round {round_ + 1}.",
+                focal_px=rig.camera.focal,
+                spread_px=steadiness,
+            )
+        return rig, frames, seen, steady
+
+    def _steady_fit(
+        self,
+        rig: Rig,
+        pose: Pose,
+        points: Tensor,
+        trust: Tensor,
+        spread: Tensor | None,
+        free_focal: bool,
+    ) -> tuple[Rig, Pose, Tensor, Tensor]:
+        """Fit lattice, focal length and poses to the steadiest points, as a rigid body.
+
+        Expression is left out on purpose: fitted coefficients explain away errors of pose, and the
+        bundle adjustment would find them confirmed. Points that expressions move have little weight.
+
+        Returns the rig, poses, their information [n, 6, 6], and every point's sigma in pixels [478].
+        """
+        if spread is None:
+            weight = trust / self.sigma**2
         else:
-            use = tr[:: max(1, len(tr) // 300)]
-        warp = px if r == 0 else torch.where((conf > 0.1)[..., None], A, px)
-        ref = texture.mean_texture(layout, patches, warp.numpy(), fac.numpy(), use.numpy(), c.workers)
-        got = texture.anchor(layout, ref, patches, px.numpy(), fac.numpy(), c.workers, lambda n: None)
-        log("anchor", r)
-        A, conf = torch.from_numpy(got.points), torch.from_numpy(got.confidence)
-        A[:, IRIS] = P[:, IRIS, :2]
-        iris_w = visibility(fac[:, IRIS]) / sigma**2
-        for it in range(2):
-            if sig is None:
-                w = conf / sigma**2
-            else:
-                w = conf / sig**2
-            if sig is not None:
-                rigid_set = torch.zeros(478, dtype=torch.bool)
-                rigid_set[sig[:468].argsort()[: c.rigid_points]] = True
-                wr = torch.where(rigid_set, w, w * 0.01)
-            else:
-                wr = w.clone()
-            wr[:, IRIS] = 0.05 * iris_w
-            free = r >= c.free_focal_round and sig is not None
-            off = deform(zero, basis, coef) * c.ba_expression
-            sol = bundle_adjust(lattice, off[key], camera, Observations(A, wr)[key], lprior(lattice), pose[key],
-                                iterations=c.ba_iterations, scale=2.0, free_focal=free)
-            old_focal = camera.focal
-            camera = sol.camera
-            lattice, kp = normalise(sol.lattice, sol.pose, generic)
-            pose = Pose(pose.R.clone(), pose.t * (kp.t[:, 2].median() / pose.t[key, 2].median()))
-            pose.R[key] = kp.R; pose.t[key] = kp.t
-            # rigid poses of all frames
-            e0 = torch.zeros(len(index), 0)
-            pr0 = CoefficientPrior(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(0))
-            obs_r = Observations(A - (project(lattice + off, pose, camera) - project(lattice.expand(len(index), -1, -1), pose, camera)), wr)
-            fr = solve_frames(lattice, basis[:0], camera, obs_r, pr0, pose, e0, iterations=8, scale=2.0)
-            pose = fr.pose
-            res = (project(lattice.expand(len(index), -1, -1), pose, camera) - A).norm(dim=-1)
-            good = torch.where(conf > 0.2, res, torch.nan)[tr]
-            sig = (torch.nanmedian(good, 0).values / 1.18)
-            sig = torch.where(torch.isnan(sig), torch.full_like(sig, 5 * sigma), sig).clamp_min(0.15 * sigma)
-            log("BA", r, it, "focal", round(camera.focal, 1), "cost", round(sol.cost), "sigma median", float(sig[:468].median()))
-        basis = arkit_basis(lattice)
-        # coefficients at the rigid pose
-        mp = seen_mp(coef, pose)
-        model = project(deform(lattice, basis, coef), pose, camera)
-        pts, w = A.clone(), conf / (c.flow_sigma * sigma) ** 2
-        wm = mp.weight[:, MP] * c.mp_gain
-        wa = w[:, MP]
-        pts[:, MP] = (A[:, MP] * wa[..., None] + P[:, MP, :2] * wm[..., None]) / (wa + wm)[..., None]
-        w[:, MP] = wa + wm
-        seen = Observations(pts, w)
-        fs = solve_frames(lattice, basis, camera, seen, prior, pose, coef, iterations=10, scale=2.0,
-                          pose_prior=(pose, fr.pose_information * c.pose_gain))
-        coef = fs.coefficients
-        if c.keep_rigid_pose: 
-            pass
-        else:
-            pose = fs.pose
-        log("coefficients")
-    import os
-    if os.environ.get("DUMP"): torch.save(dict(A=A, conf=conf, pose=(pose.R, pose.t), coef=coef, lattice=lattice, basis=basis, focal=camera.focal, sig=sig, P=P, key=key), os.environ["DUMP"])
-    px = project(deform(lattice, basis, coef), pose, camera)
-    res = (px - P[..., :2]).square().sum(-1).mean(-1).sqrt()
-    track = assemble(pose, coef, lattice, basis, camera, index, F, landmarks, res, fps)
-    if c.torso:
-        track = replace(track, T_world_torso=track_torso(track, frame, mask, splits))
-        log("torso")
-    return track
+            weight = trust / spread**2
+            steady = torch.zeros(POINTS, dtype=torch.bool)
+            steady[spread[:SKIN_POINTS].argsort()[: self.config.rigid_points]] = True
+            weight = torch.where(steady, weight, 0.01 * weight)
+        weight[:, IRIS] = 0.05 * trust[:, IRIS] / self.sigma**2
+        keys = self.keys
+        observed = Observations(points, weight)
+        solved = bundle_adjust(
+            rig.lattice,
+            rig.lattice.new_zeros(len(keys), POINTS, 3),
+            rig.camera,
+            observed[keys],
+            self._lattice_prior(rig.lattice),
+            pose[keys],
+            iterations=20,
+            scale=ROBUST,
+            free_focal=free_focal and spread is not None,
+            focal_prior=(self.start_focal, self.config.focal_spread),
+        )
+        lattice, key_pose = normalise(solved.lattice, solved.pose, self.generic)
+        depth = key_pose.t[:, 2].median() / pose.t[keys, 2].median()
+        rig = Rig(solved.camera, lattice, rig.basis)
+        none = CoefficientPrior(*[torch.zeros(0)] * 5)
+        found = solve_frames(
+            lattice, rig.basis[:0], rig.camera, observed, none,
+            Pose(pose.R, pose.t * depth), torch.zeros(len(points), 0), iterations=8, scale=ROBUST,
+        )  # fmt: skip
+        error = (project(lattice, found.pose, rig.camera) - points).norm(dim=-1)
+        error = torch.where(trust > 0.2, error, torch.nan)[self.train]
+        # The median of a 2-D error's length is 1.18 sigmas. Points never seen well are not steady.
+        sigma = torch.nanmedian(error, 0).values / 1.18
+        sigma = torch.where(sigma.isnan(), 5 * self.sigma, sigma).clamp_min(0.15 * self.sigma)
+        return rig, found.pose, found.pose_information, sigma
+
+    def _all_points(
+        self, rig: Rig, frames: Frames, points: Tensor, trust: Tensor, round_: int
+    ) -> Observations:
+        """Join anchored points with the detector's lips, lids and irises."""
+        slide = self._slide(rig, frames) if round_ > 0 else torch.zeros_like(points)
+        detected = self.detected[..., :2] - slide
+        weight = trust / self.sigma**2
+        weight[:, IRIS] = 0
+        own = visibility(frames.facing(rig)) / self.sigma**2
+        joined, total = points.clone(), weight.clone()
+        a, b = weight[:, DETECTED], own[:, DETECTED]
+        blend = points[:, DETECTED] * a[..., None] + detected[:, DETECTED] * b[..., None]
+        joined[:, DETECTED] = blend / (a + b)[..., None]
+        total[:, DETECTED] = a + b
+        return Observations(joined, total)
+
+    def _slide(self, rig: Rig, frames: Frames) -> Tensor:
+        """Predict how far detections slide over the skin with head pose [n, 478, 2], pixels.
+
+        A ridge regression, per point, of what the model leaves over on the head's direction, learnt
+        on training frames. Irises slide as their lids do: their own leftover is gaze.
+        """
+        left = self.detected[..., :2] - frames.points(rig)
+        yaw, pitch = frames.pose.R[:, 0, 2], frames.pose.R[:, 1, 2]
+        X = torch.stack([torch.ones_like(yaw), yaw, pitch, yaw**2, pitch**2], 1).double()
+        A = X[self.train]
+        rest = left[self.train].double().flatten(1)
+        normal = A.T @ A + 0.01 * len(A) * torch.diag(torch.tensor([0.0, 1, 1, 1, 1])).double() * 0.05
+        slide = (X @ torch.linalg.solve(normal, A.T @ rest)).reshape(left.shape).float()
+        for side in ("left", "right"):
+            corners = list(REGIONS[f"eye_corners_{side}"])
+            slide[:, list(REGIONS[f"iris_{side}"])] = slide[:, corners].mean(1, keepdim=True)
+        return slide
+
+    def _personalised(self, rig: Rig, frames: Frames, seen: Observations) -> Rig:
+        """Bend shapes and rest face to the training frames."""
+        step = max(1, -(-len(self.train) // self.config.basis_frames))
+        some = self.train[::step]
+        coefficients = frames.coefficients[some]
+        basis = personal_basis(
+            rig.lattice, rig.basis, rig.camera, seen[some], frames.pose[some], coefficients,
+            self.config.shape_ridge_m, ROBUST,
+        )  # fmt: skip
+        return replace(rig, basis=basis)
+
+    def with_residual_shapes(self, rig: Rig, frames: Frames, seen: Observations) -> Rig:
+        """Append the personal shapes that ARKit's leave over on training frames."""
+        count = self.config.residual_shapes
+        if count == 0:
+            return rig
+        step = max(1, -(-len(self.train) // self.config.basis_frames))
+        some = self.train[::step]
+        shapes, _ = residual_shapes(
+            rig.lattice, rig.basis, rig.camera, seen[some], frames.pose[some],
+            frames.coefficients[some], count,
+        )  # fmt: skip
+        return replace(rig, basis=torch.cat([rig.basis, shapes]))
+
+    def last_pass(
+        self,
+        rig: Rig,
+        frames: Frames,
+        seen: Observations,
+        steady: tuple[Pose, Tensor] | None,
+    ) -> Frames:
+        """Solve every frame once more with the finished rig: the same steps for train and test."""
+        count = rig.basis.shape[0]
+        own = count - frames.coefficients.shape[1]
+        zeros = frames.coefficients.new_zeros(len(self.index), own)
+        frames = replace(frames, coefficients=torch.cat([frames.coefficients, zeros], 1))
+        prior = self._prior(count)
+        shut = self._blinks()
+        eyes = [ARKIT_INDEX["eyeBlinkLeft"], ARKIT_INDEX["eyeBlinkRight"]]
+        mean = prior.mean.expand(len(self.index), -1).clone()
+        precision = prior.precision.expand(len(self.index), -1).clone()
+        mean[:, eyes] = shut
+        precision[:, eyes] = 1 / 0.02**2
+        sparsity = prior.sparsity.clone()
+        sparsity[eyes] = 0
+        prior = replace(prior, mean=mean, precision=precision, sparsity=sparsity)
+        found = self._solve(rig, frames, seen, 8, prior=prior, pose_prior=steady)
+        pose = smooth_poses(found.pose, found.pose_information, self.fps)
+        hold = (pose, found.pose_information * 100)
+        found = self._solve(
+            rig, Frames(pose, found.coefficients), seen, 4, prior=prior, pose_prior=hold
+        )
+        self._tick("All frames are fitted with the finished face.")
+        return Frames(pose, found.coefficients)
+
+    def _blinks(self) -> Tensor:
+        """Blinks [n, 2] of the frames with a face; the running median needs all frames."""
+        every = fill(self.detected[..., :2], self.index, len(self.landmarks.valid))
+        return blinks(every, self.fps)[self.index]
+
+    def track(self, rig: Rig, frames: Frames, mask: Callable[[int], np.ndarray]) -> Track:
+        """Assemble the track, the torso last."""
+        total = len(self.landmarks.valid)
+        error = (frames.points(rig) - self.detected[..., :2]).square().sum(-1).mean(-1).sqrt()
+        pose = fill_poses(frames.pose, self.index, total)
+        expression = fill(frames.coefficients, self.index, total)
+        T_cam_world, T_world_head = world_frame(pose)
+        focal, (cx, cy) = rig.camera.focal, rig.camera.centre
+        valid = self.landmarks.valid
+        names = [f"personal{k:02d}" for k in range(rig.basis.shape[0] - len(ARKIT_NAMES))]
+        track = Track(
+            K=torch.tensor([[[focal, 0, cx], [0, focal, cy], [0, 0, 1]]]),
+            T_cam_world=T_cam_world[None],
+            lattice=rig.lattice,
+            basis=rig.basis,
+            eyeballs=eyeball_centres(rig.lattice),
+            expression=expression,
+            gaze=gaze_of(expression),
+            T_world_head=T_world_head,
+            T_world_torso=T_world_head,
+            landmarks_px=self.landmarks.points[..., :2] * valid[:, None, None],
+            residual_px=fill(error, self.index, total),
+            valid=valid,
+            expression_names=(*ARKIT_NAMES, *names),
+            rig="lattice",
+            fps=self.fps,
+        )
+        torso = self._torso(track, mask)
+        self._tick("The torso is registered.")
+        return replace(track, T_world_torso=torso)
+
+    def _torso(self, track: Track, mask: Callable[[int], np.ndarray]) -> Tensor:
+        """Register the torso; where the clip shows none, let it follow the head's slow motion."""
+        T_cam_head = (track.T_cam_world[0] @ track.T_world_head).double()
+        outline = list(REGIONS["face_oval"])
+        posed = deform(track.lattice, track.basis, track.expression).double()[:, outline]
+        p = posed @ T_cam_head[:, :3, :3].transpose(1, 2) + T_cam_head[:, None, :3, 3]
+        p = p @ track.K[0].double().T
+        face = (p[..., :2] / p[..., 2:]).numpy()
+        front = T_cam_head[:, 0, 0] - T_cam_head[:, 1, 1] - T_cam_head[:, 2, 2]
+        front[~track.valid] = -4
+        front[: self.splits.train[0]] = front[self.splits.train[1] :] = -4
+        reference = int(front.argmax())
+
+        def on_white(f: int) -> np.ndarray:
+            picture = np.ascontiguousarray(self.frame(f))
+            grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+            alpha = mask(f).astype(np.float32) / 255
+            return grey * alpha + 1 - alpha
+
+        config = self.config.torso
+        motion = register_torso(on_white, lambda f: face[f], len(track), reference, config)
+        motion = motion and fill_gaps(motion, config.good_correlation)
+        if motion is None:
+            return slow_torso(track.T_world_head, reference, self.fps)
+        poses = torso_poses(motion, T_cam_head[reference].numpy(), track.K[0].double().numpy())
+        T_world_cam = invert_rigid(track.T_cam_world[0].double())
+        return (T_world_cam @ torch.from_numpy(poses)).to(track.T_world_head.dtype)
 
 
-def track_torso(track: Track, frame, mask, splits) -> Tensor:
-    T = (track.T_cam_world[0] @ track.T_world_head).double()
-    outline = list(REGIONS["face_oval"])
-    posed = deform(track.lattice, track.basis, track.expression).double()[:, outline]
-    p = (posed @ T[:, :3, :3].transpose(1, 2) + T[:, None, :3, 3]) @ track.K[0].double().T
-    face = (p[..., :2] / p[..., 2:]).numpy()
-    front = T[:, 0, 0] - T[:, 1, 1] - T[:, 2, 2]
-    candidates = torch.zeros(len(track), dtype=torch.bool)
-    candidates[splits.train[0]:splits.train[1]] = True
-    front[~(candidates & track.valid)] = -9
-    ref = int(front.argmax())
+def slow_torso(T_world_head: Tensor, reference: int, fps: float) -> Tensor:
+    """Let a torso that is not seen follow the head's slow shifts, without turning [F, 4, 4]."""
+    from scipy.ndimage import gaussian_filter1d
 
-    def grey(f):
-        im = cv2.cvtColor(np.ascontiguousarray(frame(f)), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-        a = mask(f).astype(np.float32) / 255
-        return im * a + 1 - a
-
-    m = register_torso(grey, lambda f: face[f], len(track), ref)
-    m = m and fill_gaps(m, 0.8)
-    assert m is not None
-    P = torch.tensor(torso_poses(m, T[ref].numpy(), track.K[0].double().numpy()))
-    return (torch.linalg.inv(track.T_cam_world[0].double()) @ P).float()
-
-
-def assemble(pose, coef, lattice, basis, camera, index, F, landmarks, res, fps):
-    K = torch.tensor([[camera.focal, 0, camera.centre[0]], [0, camera.focal, camera.centre[1]], [0, 0, 1]])
-    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-    t0 = pose.t.mean(0)
-    Tcw = rigid(flip, t0)
-    T = rigid(flip @ pose.R, (pose.t - t0) @ flip.T)
-    near = (torch.arange(F)[:, None] - index[None]).abs().argmin(1)
-    cf = coef[near]
-    g = torch.zeros(F, 2, 2)
-    a = ARKIT_INDEX
-    for e, side in enumerate(("Left", "Right")):
-        o, i = cf[:, a["eyeLookOut" + side]], cf[:, a["eyeLookIn" + side]]
-        g[:, e, 0] = (o - i if side == "Left" else i - o) * GAZE_SIDE_RAD
-        g[:, e, 1] = (cf[:, a["eyeLookUp" + side]] - cf[:, a["eyeLookDown" + side]]) * GAZE_UP_RAD
-    lp = landmarks.points[..., :2] * landmarks.valid[:, None, None]
-    return Track(K=K[None], T_cam_world=Tcw[None], lattice=lattice, basis=basis, eyeballs=eyeball_centres(lattice),
-        expression=cf, gaze=g, T_world_head=T[near], T_world_torso=T[near].clone(), landmarks_px=lp, residual_px=res[near],
-        valid=landmarks.valid, expression_names=ARKIT_NAMES, rig="lattice", fps=fps)
+    shift = T_world_head[:, :3, 3].double().numpy()
+    slow = torch.from_numpy(gaussian_filter1d(shift, fps, axis=0, mode="nearest"))
+    T = T_world_head[reference].expand(len(T_world_head), 4, 4).clone()
+    T[:, :3, 3] += (slow - slow[reference]).to(T.dtype)
+    return T

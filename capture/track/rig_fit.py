@@ -48,14 +48,18 @@ def initial_pose(lattice: Tensor, detected: Tensor, camera: Pinhole) -> Pose:
     return Pose(R, torch.cat([aside, (camera.focal / scale)[:, None]], 1))
 
 
-def lattice_prior(generic: Tensor, lattice: Tensor, bend_m: float, away_m: float) -> LatticePrior:
-    """Believe that the person differs smoothly from the generic face of the same size.
+AWAY_M = 0.03
+"""Sigma of a personal lattice's distance from the generic one; loose, it only fixes the gauge."""
+
+
+def lattice_prior(generic: Tensor, lattice: Tensor, bend_m: float, asymmetry_m: float) -> LatticePrior:
+    """Believe that the person differs smoothly and evenly from the generic face of the same size.
 
     Args:
-        generic: [478, 3].
+        generic: [478, 3], symmetric.
         lattice: [478, 3] the present estimate; gives the size.
         bend_m: sigma of the difference's graph Laplacian, metres; small keeps the face generic.
-        away_m: sigma of the difference itself, metres.
+        asymmetry_m: sigma of the difference between mirror partners, metres.
     """
     _, scale, _ = procrustes(generic, lattice[None])
     L = graph_laplacian(generic.double(), lattice_table().triangles)
@@ -64,8 +68,12 @@ def lattice_prior(generic: Tensor, lattice: Tensor, bend_m: float, away_m: float
         for point in REGIONS[f"iris_{side}"]:
             L[point, point] = 1
             L[point, ring] = -1 / len(ring)
-    precision = L.T @ L / bend_m**2 + torch.eye(POINTS, dtype=torch.float64) / away_m**2
-    return LatticePrior(generic * scale, precision)
+    identity = torch.eye(POINTS, dtype=torch.float64)
+    smooth = L.T @ L / bend_m**2 + identity / AWAY_M**2
+    mirror = identity[lattice_table().partner]
+    # Mirroring turns x: there the sum of a pair must vanish, in y and z its difference.
+    even = [(identity + sign * mirror) / asymmetry_m**2 for sign in (1, -1, -1)]
+    return LatticePrior(generic * scale, torch.stack([smooth + term for term in even]))
 
 
 def normalise(lattice: Tensor, pose: Pose, generic: Tensor) -> tuple[Tensor, Pose]:

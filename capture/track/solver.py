@@ -325,7 +325,7 @@ class LatticePrior:
     mean: Tensor
     """[L, 3] metres."""
     precision: Tensor
-    """[L, L] inverse covariance of each axis, shared by x, y and z."""
+    """[3, L, L] inverse covariance of x, of y and of z."""
 
 
 @dataclass(frozen=True)
@@ -349,8 +349,9 @@ def bundle_adjust(
     *,
     iterations: int,
     scale: float,
-    free_focal: bool,
+    free_focal: bool = False,
     focal_prior: tuple[float, float] | None = None,
+    free_pose: bool = True,
 ) -> BundleSolution:
     """Find poses, lattice and, where asked, the focal length together.
 
@@ -365,6 +366,7 @@ def bundle_adjust(
         scale: Cauchy scale in sigmas.
         free_focal: solve for the focal length as well.
         focal_prior: (pixels, relative sigma), enters as a Gaussian on the logarithm.
+        free_pose: solve for the poses too; otherwise for the lattice under them.
 
     Returns:
         The solution.
@@ -382,7 +384,7 @@ def bundle_adjust(
         error = project(lattice + offsets, pose, camera) - seen.points
         cost = robust((error**2).sum(-1) * seen.weight, scale)[0].sum()
         away = lattice - mean
-        cost = cost + 0.5 * (away * (precision @ away)).sum()
+        cost = cost + 0.5 * torch.einsum("la,alm,ma->", away, precision, away)
         if focal_prior is not None:
             away_focal = torch.tensor(camera.focal / focal_prior[0]).log() / focal_prior[1]
             cost = cost + 0.5 * away_focal**2
@@ -407,10 +409,11 @@ def bundle_adjust(
         g = torch.zeros(unknowns, dtype=torch.float64)
         rows = 3 * torch.arange(size)
         for a in range(3):
-            S[a : 3 * size : 3, a : 3 * size : 3] += precision
+            S[a : 3 * size : 3, a : 3 * size : 3] += precision[a]
             for b in range(3):
                 S[rows + a, rows + b] += H_point[:, a, b]
-        g[:-1] = ((B @ error[..., None]).sum(0)[..., 0] + precision @ (lattice - mean)).reshape(-1)
+        pull = torch.einsum("alm,ma->la", precision, lattice - mean)
+        g[:-1] = ((B @ error[..., None]).sum(0)[..., 0] + pull).reshape(-1)
         if free_focal:
             S[:-1, -1] = S[-1, :-1] = (B @ by_focal).sum(0).reshape(-1)
             S[-1, -1] = (W * by_focal * by_focal).sum()
@@ -421,6 +424,8 @@ def bundle_adjust(
         else:
             H_cross[..., -1] = 0
             S[-1, -1] = 1.0
+        if not free_pose:
+            H_cross, g_pose = torch.zeros_like(H_cross), torch.zeros_like(g_pose)
         while True:
             D = H_pose + damping * torch.diag_embed(H_pose.diagonal(dim1=1, dim2=2) + 1e-9)
             L = torch.linalg.cholesky(D)

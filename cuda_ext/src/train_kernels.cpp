@@ -1,0 +1,25 @@
+// The training kernels for one instruction set: compiled once for each HEADSPLAT_LEVEL.
+#include "train_kernels.h"
+
+#include "train_loss_impl.h"
+#include "train_optimise_impl.h"
+
+namespace headsplat {
+namespace HEADSPLAT_ISA {
+
+static const TrainKernels* train_table() {
+  static const TrainKernels kernels = {l1_ssim, blend, blend_backward, adam, adam_rank_one};
+  return &kernels;
+}
+
+}  // namespace HEADSPLAT_ISA
+
+#if HEADSPLAT_LEVEL == 3
+const TrainKernels* train_kernels_avx512() { return HEADSPLAT_ISA::train_table(); }
+#elif HEADSPLAT_LEVEL == 2
+const TrainKernels* train_kernels_avx2() { return HEADSPLAT_ISA::train_table(); }
+#else
+const TrainKernels* train_kernels_plain() { return HEADSPLAT_ISA::train_table(); }
+#endif
+
+}  // namespace headsplat
