@@ -31,7 +31,7 @@ FrameT = TypeVar("FrameT", av.VideoFrame, av.AudioFrame)
 AUDIO_RATE = 16000
 """Samples a second of audio.wav: what speech models take."""
 
-MIN_FRAMES = 20
+MIN_FRAMES = 40
 """Fewer usable frames than this are no clip: nothing can be held out or smoothed."""
 
 MIN_SIDE = 240

@@ -25,8 +25,8 @@ from avatar.types import Progress, Reporter, ignore_progress
 POINTS = 478
 """Face Mesh with refined eyes and lips: 468 points of the skin and two irises of five."""
 
-LOST_FRAMES = 3
-"""A person's face that nobody found for so many frames is looked for with the slow finder."""
+SEARCH_EVERY = 3
+"""Where no face is known, the slow finder of small faces runs on every so many pictures."""
 
 # What MediaPipe, absl and TensorFlow Lite print while a graph starts.
 NOISE = re.compile(
@@ -66,7 +66,8 @@ class FaceDetector:
             max_faces: how many faces ``faces`` returns at most.
             single: pictures have nothing to do with each other: search each one afresh.
         """
-        self._face_detection: Any = None
+        self._small_models: tuple[Any, Any] | None = None
+        self._small: list[np.ndarray] = []
         self._single = single
         self._started = False
         self._empty = 0
@@ -85,14 +86,14 @@ class FaceDetector:
     def faces(self, image: np.ndarray) -> list[np.ndarray]:
         """Return every face found in a uint8 [H, W, 3] sRGB picture as float32 [478, 3] pixels."""
         found = self._process(self._mesh, image)
-        if found:
-            self._empty = 0
-            return found
-        # Face Mesh's own finder misses faces smaller than about a tenth of the picture.
-        self._empty += 1
-        if self._single or self._empty % LOST_FRAMES == 1:
-            return self._small_faces(image)
-        return []
+        if not found:
+            # Face Mesh's own finder misses faces smaller than about a tenth of the picture.
+            found = [face for last in self._small for face in self._face_in(image, box_of(last))]
+            if not found and (self._single or self._empty % SEARCH_EVERY == 0):
+                found = self._search(image)
+            self._small = [] if self._single else found
+        self._empty = 0 if found else self._empty + 1
+        return found
 
     def detect(self, image: np.ndarray) -> np.ndarray | None:
         """Return one face, float32 [478, 3], or None: the one followed so far, else the main one."""
@@ -113,10 +114,9 @@ class FaceDetector:
     def close(self) -> None:
         """Free the models."""
         self._mesh.close()
-        if self._face_detection is not None:
-            self._face_detection[0].close()
-            self._face_detection[1].close()
-            self._face_detection = None
+        for model in self._small_models or ():
+            model.close()
+        self._small_models = None
 
     def __enter__(self) -> FaceDetector:
         return self
@@ -140,37 +140,45 @@ class FaceDetector:
             for face in result.multi_face_landmarks or ()
         ]
 
-    def _small_faces(self, image: np.ndarray) -> list[np.ndarray]:
-        """Find small faces with the full-range detector and run the mesh on a crop around each."""
+    def _search(self, image: np.ndarray) -> list[np.ndarray]:
+        """Find small faces with the full-range detector."""
         height, width = image.shape[:2]
-        if self._face_detection is None:
-            with quiet_native_output():
-                self._face_detection = (
-                    mp.solutions.face_detection.FaceDetection(  # type: ignore[attr-defined]
-                        min_detection_confidence=0.5, model_selection=1
-                    ),
-                    mp.solutions.face_mesh.FaceMesh(  # type: ignore[attr-defined]
-                        static_image_mode=True, max_num_faces=1, refine_landmarks=True
-                    ),
-                )
-                blank = np.zeros((64, 64, 3), np.uint8)
-                self._face_detection[0].process(blank)
-                self._face_detection[1].process(blank)
-        finder, mesh = self._face_detection
+        finder, _ = self._models_for_small_faces()
         found: list[np.ndarray] = []
         for detection in finder.process(np.ascontiguousarray(image)).detections or ():
             box = detection.location_data.relative_bounding_box
-            centre = np.array(
-                [(box.xmin + box.width / 2) * width, (box.ymin + box.height / 2) * height]
-            )
-            half = 1.3 * max(box.width * width, box.height * height)
-            x0, y0 = np.maximum(centre - half, 0).astype(int)
-            x1, y1 = np.minimum(centre + half, (width, height)).astype(int)
-            if min(x1 - x0, y1 - y0) < 32:
-                continue
-            for face in self._process(mesh, image[y0:y1, x0:x1]):
-                found.append(face + np.array([x0, y0, 0], np.float32))
+            corners = [box.xmin, box.ymin, box.xmin + box.width, box.ymin + box.height]
+            found += self._face_in(image, np.array(corners) * [width, height, width, height])
         return found
+
+    def _face_in(self, image: np.ndarray, box: np.ndarray) -> list[np.ndarray]:
+        """Run the mesh on the surroundings of a box [x0, y0, x1, y1] in pixels."""
+        height, width = image.shape[:2]
+        centre, half = (box[:2] + box[2:]) / 2, 1.3 * float((box[2:] - box[:2]).max())
+        x0, y0 = np.maximum(centre - half, 0).astype(int)
+        x1, y1 = np.minimum(centre + half, (width, height)).astype(int)
+        if min(x1 - x0, y1 - y0) < 32:
+            return []
+        _, mesh = self._models_for_small_faces()
+        faces = self._process(mesh, image[y0:y1, x0:x1])
+        return [face + np.array([x0, y0, 0], np.float32) for face in faces]
+
+    def _models_for_small_faces(self) -> tuple[Any, Any]:
+        if self._small_models is None:
+            with quiet_native_output():
+                solutions: Any = mp.solutions  # type: ignore[attr-defined]
+                self._small_models = (
+                    solutions.face_detection.FaceDetection(
+                        min_detection_confidence=0.5, model_selection=1
+                    ),
+                    solutions.face_mesh.FaceMesh(
+                        static_image_mode=True, max_num_faces=1, refine_landmarks=True
+                    ),
+                )
+                for model in self._small_models:
+                    model.process(np.zeros((64, 64, 3), np.uint8))
+            self._started = False
+        return self._small_models
 
 
 def box_of(face: np.ndarray) -> np.ndarray:

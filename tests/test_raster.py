@@ -15,6 +15,7 @@ from avatar.raster import available_backends, rasterize, rasterize_with_means2d
 from avatar.raster import reference as oracle
 from avatar.raster.library import SIMD, library, simd_name
 from avatar.raster.native import rasterize_native
+from avatar.rotations import invert_rigid, matrix_to_quat, quat_multiply, rigid, rotvec_to_matrix
 from avatar.types import Camera, Gaussians
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -249,8 +250,6 @@ def test_odd_gaussians_do_no_harm():
 
 def test_moving_scene_and_camera_together_changes_nothing():
     camera, gaussians = a_camera(40, 30), scene(80, seed=9)
-    from avatar.rotations import invert_rigid, matrix_to_quat, quat_multiply, rigid, rotvec_to_matrix
-
     R = rotvec_to_matrix(torch.tensor([0.4, -1.0, 0.3], dtype=torch.float64))
     T = rigid(R, torch.tensor([0.3, -2.0, 1.0], dtype=torch.float64))
     moved = replace(

@@ -107,7 +107,7 @@ def test_kill_nine_at_random_moments_loses_nothing_but_time(small_capture, tmp_p
     base += ["-o", str(run), "--preset", "smoke", "--steps", str(steps)]
     kills = 0
     for _ in range(5):
-        command = base + (["--resume"] if (run / "config.json").exists() else [])
+        command = [*base, *(["--resume"] if (run / "config.json").exists() else [])]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(4, 9))
         if process.poll() is None:
@@ -115,7 +115,7 @@ def test_kill_nine_at_random_moments_loses_nothing_but_time(small_capture, tmp_p
             kills += 1
         process.wait()
     assert kills >= 3, "the fit ended before it could be killed: give it more steps"
-    done = subprocess.run(base + ["--resume"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*base, "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     broken = evaluate(Avatar.load(run / "avatar.avatar"), small_capture)["psnr"]
     assert abs(broken - whole) < 0.2

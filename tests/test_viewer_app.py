@@ -95,7 +95,7 @@ class WireClient:
             elif message["type"].startswith("SetCamera"):
                 self.cameras.append((message["type"], message))
 
-    def settled(self, seconds: float = 1.0) -> np.ndarray:
+    def settled(self, seconds: float = 0.7) -> np.ndarray:
         """Wait until no picture has come for a while; return the latest."""
         end = time.monotonic() + 30
         count, quiet_since = -1, time.monotonic()
@@ -244,7 +244,11 @@ def test_viewpoint_buttons_move_the_camera(app, tiny_avatar):
     client.settled()
     client.cameras.clear()
     app.panels.viewpoints.value = "left 40°"
-    wait_for(lambda: {"SetCameraPositionMessage", "SetCameraLookAtMessage"} <= {k for k, _ in client.cameras})
+    wait_for(
+        lambda: (
+            {"SetCameraPositionMessage", "SetCameraLookAtMessage"} <= {k for k, _ in client.cameras}
+        )
+    )
     moved = [m["position"] for k, m in client.cameras if k == "SetCameraPositionMessage"][-1]
     assert moved == pytest.approx(viewpoint(tiny_avatar, "left 40°").position)
     client.close()

@@ -7,27 +7,29 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from conftest import make_avatar
 from websockets.sync.client import ClientConnection, connect
 
 from viewer.app import ViewerApp
-from viewer.panels import BY_HAND
 
 WIDTH, HEIGHT = 1100, 640
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs the Chromium browser, which is not installed"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="needs the Chromium browser, which is not installed"
+    ),
 ]
 
 
@@ -44,7 +46,9 @@ class Browser:
             *(f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}"),
             *("--remote-debugging-port=0", "about:blank"),
         ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         port_file = profile / "DevToolsActivePort"
         # Chromium writes the port first and the path after it.
         wait_for(lambda: port_file.is_file() and port_file.read_text().count("\n") >= 1, 30)
@@ -112,3 +116,75 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
             return value
         time.sleep(0.1)
     raise AssertionError(f"nothing happened within {seconds:g} seconds")
+
+
+MIDDLE = (slice(120, 620), slice(150, 650))
+"""Where the head is: left of the panel, beside the note about software WebGL."""
+
+
+def click(browser: Browser, text: str) -> None:
+    """Click the button or tab that shows exactly this text, with the mouse."""
+    script = f"""(() => {{
+        const all = [...document.querySelectorAll('button, [role=tab]')];
+        const found = all.find(e => e.innerText.trim() === {text!r});
+        if (!found) return null;
+        found.scrollIntoView({{block: 'center'}});
+        const box = found.getBoundingClientRect();
+        return [box.x + box.width / 2, box.y + box.height / 2];
+    }})()"""
+    x, y = (round(v) for v in wait_for(lambda: browser.run(script)))
+    browser.drag((x, y), (x, y))
+
+
+def settled(browser: Browser) -> np.ndarray:
+    """Return the middle of the page once two pictures, half a second apart, are alike."""
+    last = browser.picture()[MIDDLE]
+    for _ in range(40):
+        time.sleep(0.5)
+        now = browser.picture()[MIDDLE]
+        if np.abs(now - last).max() <= 2:
+            return now
+        last = now
+    raise AssertionError("the page does not come to rest")
+
+
+def test_a_browser_shows_the_avatar_and_what_is_done_to_it(tmp_path):
+    app = ViewerApp(make_avatar(gaussians=3000), port=0)
+    app.start()
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.page("Page.navigate", url=app.url)
+        wait_for(lambda: app.paces and app.paces[0].width, 60)
+        # The page begins with its own small camera before it takes the one that it is told.
+        wait_for(lambda: (browser.picture()[MIDDLE] < 200).any(-1).mean() > 0.05)
+        before = settled(browser)
+        assert (before < 200).any(-1).mean() > 0.05
+        text = browser.run("document.body.innerText")
+        for word in (
+            "frames/s",
+            "Drive",
+            "Expression",
+            "Gaze and head",
+            "Look",
+            "No captured motion",
+        ):
+            assert word in text or (word == "frames/s" and "still" in text), text
+
+        click(browser, "Expression")
+        wait_for(lambda: "jawOpen" in browser.run("document.body.innerText"))
+        click(browser, "mouth open")
+        wait_for(lambda: app.panels.weights["jawOpen"].value == 0.7)
+        opened = settled(browser)
+        assert np.abs(opened - before).max() > 40
+
+        app.panels.set_weights({})
+        assert np.abs(settled(browser) - before).mean() < 1
+
+        browser.drag((400, 400), (520, 380))
+        turned = settled(browser)
+        assert np.abs(turned - before).mean() > 2
+        click(browser, "as filmed")
+        assert np.abs(settled(browser) - before).mean() < 1
+    finally:
+        browser.close()
+        app.stop()

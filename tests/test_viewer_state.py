@@ -80,7 +80,11 @@ def test_sliders_add_to_the_captured_motion_and_stay_in_range(captured):
 
 @pytest.mark.parametrize("name", ["rest", "captured"])
 def test_lids_follow_the_gaze_sliders(name, rest, captured):
-    base = neutral(rest) if name == "rest" else replace(captured, expression=neutral(captured).expression)
+    base = (
+        neutral(rest)
+        if name == "rest"
+        else replace(captured, expression=neutral(captured).expression)
+    )
     state = posed(base, Controls(gaze_deg=(12.0, -9.0)))
     turn = torch.tensor([12.0, -9.0]).deg2rad()
     assert torch.allclose(state.gaze, base.gaze + turn, atol=1e-6)
@@ -122,7 +126,9 @@ def test_gaze_survives_the_way_through_the_coefficients():
 def test_head_sliders_turn_the_head_about_its_own_axes_and_leave_the_torso(rest):
     state = posed(neutral(rest), Controls(head_deg=(20.0, 0.0, 0.0)))
     turn = rest.T_world_head[:3, :3].T @ state.T_world_head[:3, :3]
-    assert torch.allclose(turn, rotvec_to_matrix(torch.tensor([0.0, math.radians(20), 0.0])), atol=1e-6)
+    assert torch.allclose(
+        turn, rotvec_to_matrix(torch.tensor([0.0, math.radians(20), 0.0])), atol=1e-6
+    )
     assert torch.equal(state.T_world_torso, rest.T_world_torso)
     up = posed(neutral(rest), Controls(head_deg=(0.0, 15.0, 0.0)))
     turn = rest.T_world_head[:3, :3].T @ up.T_world_head[:3, :3]

@@ -124,7 +124,7 @@ class ViewerApp:
         first_view = ClientView((0.0, 1.0, 0.0, 0.0), start.position, start.fov, 16, 16)
         draw(self._stage, self._stage.moment, first_view, 16)
         server = _open_server(self._host, self._port)
-        server.gui.configure_theme(show_logo=False, show_share_button=False)
+        server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
         server.gui.main_panel.dock_right()
         server.scene.set_up_direction("+y")
         server.scene.world_axes.visible = False

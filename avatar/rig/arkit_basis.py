@@ -35,6 +35,10 @@ from avatar.rig.smooth_field import smooth_field
 
 JAW_OPEN_RAD = math.radians(17.0)
 """Turn of the jaw at jawOpen 1: lips part by about 3 cm, as a wide-open mouth does in conversation."""
+HINGE_MM = (0.0, -8.0, -18.0)
+"""Jaw joint from the lattice's ear points, which lie on the cheek's edge before the ear."""
+CONDYLE_MM = 4.0
+"""How far the joint itself slides forward in opening wide."""
 GAZE_SIDE_RAD = math.radians(30.0)
 """Turn of an eye at eyeLookIn or eyeLookOut 1."""
 GAZE_UP_RAD = math.radians(25.0)
@@ -138,9 +142,9 @@ class _Drawing:
         return (self.field(ones, still)[:, 0] / self.unit).clamp(0, 1)
 
     def jaw(self, turn: float, forward_mm: float = 0.0, left_rad: float = 0.0) -> Tensor:
-        """Move the jaw bone: turn it open about the hinge before the ears, slide it, swing it sideways."""
+        """Move the jaw bone: turn it open about the hinge at the ears, slide it, swing it sideways."""
         ears = self.neutral[[454, 234]].mean(0)
-        hinge = ears + self.neutral.new_tensor([0.0, -2.0, 4.0]) * self.unit
+        hinge = ears + self.neutral.new_tensor(HINGE_MM) * self.unit
         arm = self.neutral - hinge
         c, s = math.cos(turn), math.sin(turn)
         opening = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=torch.float64)
@@ -192,7 +196,7 @@ class _Drawing:
 
 
 def _jaw_shapes(draw: _Drawing) -> dict[str, Tensor]:
-    jaw_open = draw.jaw(JAW_OPEN_RAD)
+    jaw_open = draw.jaw(JAW_OPEN_RAD, forward_mm=CONDYLE_MM)
     # mouthClose brings the lips together again while the jaw stays open.
     closing: Handles = {}
     middle = len(UPPER_LIP_COLUMNS) // 2

@@ -64,16 +64,22 @@ def evaluate(
         animate_render_fps, seconds, device, split; also ``per_frame`` psnr.
     """
     track, splits = capture.track, capture.splits
-    frames = [f for f in range(*splits.test) if bool(track.valid[f])]
+    everything = list(range(*splits.test))
+    frames = [f for f in everything if bool(track.valid[f])]
     states, camera = track.states(), capture.camera()
     white = torch.ones(3)
     every = max(1, len(frames) // config.flip_frames)
     rows: dict[str, list[float]] = {k: [] for k in ("psnr", "ssim", "flip", "lpips", "lmd", "iou")}
-    for order, frame in enumerate(frames):
+    for order, frame in enumerate(everything):
         truth = torch.from_numpy(capture.on_white(frame))
         mask = torch.from_numpy(capture.mask(frame).astype(np.float32) / 255)
         output = rasterize(avatar.pose(states[frame]), camera, background=white)
         image = output.rgb.clamp(0, 1)
+        shown = (image * 255).round().byte().numpy()
+        if picture is not None:
+            picture(frame, (truth * 255).round().byte().numpy(), shown)
+        if not track.valid[frame]:
+            continue  # shown, so that the preview's sound stays in step, but nothing to measure
         rows["psnr"].append(psnr(image, truth))
         rows["ssim"].append(ssim(image, truth))
         rows["iou"].append(alpha_iou(output.alpha, mask))
@@ -82,15 +88,12 @@ def evaluate(
             distance = lpips(image, truth)
             if distance is not None:
                 rows["lpips"].append(distance)
-        shown = (image * 255).round().byte().numpy()
         if detect is not None:
             found = detect(shown)
             if found is not None:
                 points = torch.from_numpy(np.asarray(found)[:, :2]).float()
                 rows["lmd"].append(lmd_px(points, track.landmarks_px[frame]))
-        if picture is not None:
-            picture(frame, (truth * 255).round().byte().numpy(), shown)
-        report(Progress("evaluate", order + 1, len(frames), values={"psnr": rows["psnr"][-1]}))
+        report(Progress("evaluate", order + 1, len(everything), values={"psnr": rows["psnr"][-1]}))
 
     def mean(name: str) -> float | None:
         return round(float(np.mean(rows[name])), 4) if rows[name] else None

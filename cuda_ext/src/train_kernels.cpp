@@ -1,6 +1,11 @@
 // The training kernels for one instruction set: compiled once for each HEADSPLAT_LEVEL.
 #include "train_kernels.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+// gcc 12 says so of its own headers wherever _mm512_sqrt_ps is inlined into a lambda.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #include "train_loss_impl.h"
 #include "train_optimise_impl.h"
 

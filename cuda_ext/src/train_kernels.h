@@ -17,10 +17,9 @@ struct TrainKernels {
                         const float* weights, const float* v_blend);
 };
 
+// Defined where the library is built with that instruction set.
 const TrainKernels* train_kernels_plain();
-#if defined(HEADSPLAT_X86)
 const TrainKernels* train_kernels_avx2();
 const TrainKernels* train_kernels_avx512();
-#endif
 
 }  // namespace headsplat
