@@ -1,0 +1,1 @@
+"""Video to capture folder: ingest, landmarks, matte, quality, track, report."""

@@ -26,7 +26,7 @@ THUMBNAIL_HEIGHT = 360
 CURVES = 6
 """Expression coefficients that are drawn: those that vary the most."""
 
-COLOURS = ("#3b82f6", "#ef4444", "#10b981", "#f59e0b", "#a855f7", "#14b8a6")
+COLOURS = ("#3b82f6", "#ef4444", "#10b981", "#f59e0b", "#a855f7", "#ec4899")
 
 STYLE = """
 :root{color-scheme:light dark;--line:#8883;--soft:#8881;--ok:#15803d;--warn:#b45309;--bad:#b91c1c}
@@ -99,7 +99,7 @@ def write_capture_report(
         f'<div class="sheet">{"".join(_thumbnails(pictures, landmarks, track))}</div>',
         *_curves(track, fps),
         "<h2>Sharpness of the face</h2>",
-        plot({"sharpness": sharpness}, fps, unit="no unit; under 0.06 is soft"),
+        plot({"sharpness": sharpness}, fps, unit="no unit; 0.12 is good", span=(0.0, 0.25)),
         "<h2>Time</h2>",
         _time_table(seconds),
     ]
@@ -195,10 +195,16 @@ def _tracked(track: Track) -> str:
     )
 
 
+def _number(value: float) -> str:
+    """Three digits at most, and no more decimals than a reader wants."""
+    decimals = 0 if abs(value) >= 10 or value == round(value) else 1 if abs(value) >= 1 else 2
+    return f"{value:.{decimals}f}"
+
+
 def _quality_table(items: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><th>{html.escape(item['label'])}</th>"
-        f'<td class="n">{item["value"]:.3g} {html.escape(item["unit"])}</td>'
+        f'<td class="n">{_number(item["value"])} {html.escape(item["unit"])}</td>'
         f'<td class="v {item["verdict"]}">{WORDS[item["verdict"]]}</td>'
         f"<td>{html.escape(item['advice'])}</td></tr>"
         for item in items.values()

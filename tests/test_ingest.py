@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avatar.checks import InputError
+from capture.colour import tone_map
 from capture.ingest import (
     AUDIO_RATE,
     IngestConfig,
@@ -23,7 +24,6 @@ from capture.ingest import (
     frame_rate,
     probe,
     read_frames,
-    tone_map,
 )
 
 
@@ -112,7 +112,12 @@ def corner_names(picture: np.ndarray) -> str:
     """Colours of the corners: top left, top right, bottom left, bottom right."""
     h, w = picture.shape[:2]
     names = ""
-    for y, x in ((h // 4, w // 4), (h // 4, 3 * w // 4), (3 * h // 4, w // 4), (3 * h // 4, 3 * w // 4)):
+    for y, x in (
+        (h // 4, w // 4),
+        (h // 4, 3 * w // 4),
+        (3 * h // 4, w // 4),
+        (3 * h // 4, 3 * w // 4),
+    ):
         pixel = picture[y, x].astype(int)
         names += "w" if pixel.min() > 150 else "rgb"[int(pixel.argmax())]
     return names
@@ -195,9 +200,7 @@ def test_non_square_pixels_are_made_square(tmp_path: Path) -> None:
 def test_dropped_frames_are_repeated_so_that_time_stays_right(tmp_path: Path) -> None:
     kept = [k for k in range(45) if k not in (10, 11, 30)]
     pictures = numbered(45)
-    path = write_clip(
-        tmp_path / "a.mp4", [pictures[k] for k in kept], times=[k / 25 for k in kept]
-    )
+    path = write_clip(tmp_path / "a.mp4", [pictures[k] for k in kept], times=[k / 25 for k in kept])
     clip = probe(path)
     assert clip.variable_rate
     assert (clip.fps, clip.frames) == (25.0, 45)

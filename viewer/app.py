@@ -194,8 +194,9 @@ class ViewerApp:
         frame_due = pace_due = now
         frame_posed = -1
         while not self._ended.is_set():
-            moving = motion is not None and panels.source.value != BY_HAND
-            changed = self._changed.wait(TICK_S if moving and playback.playing else SHOW_FRAME_S)
+            # Nobody looking on needs no finer clock than a slider.
+            fast = playback.playing and panels.source.value != BY_HAND and bool(self._loops)
+            changed = self._changed.wait(TICK_S if fast else SHOW_FRAME_S)
             self._changed.clear()
             now = time.perf_counter()
             frame = -1
@@ -229,6 +230,8 @@ class ViewerApp:
         client.camera.max_orbit_distance = FARTHEST_M
 
         def deliver(picture: np.ndarray, quality: int) -> None:
+            if client.client_id not in self.server.get_clients():
+                return  # it left while its picture was drawn
             client.scene.set_background_image(picture, format="jpeg", jpeg_quality=quality)
 
         loop = FrameLoop(self._stage, lambda: _view_of(client), deliver)
@@ -236,8 +239,9 @@ class ViewerApp:
             if self._ended.is_set() or client.client_id not in self.server.get_clients():
                 return
             self._loops[client.client_id] = loop
+            loop.start()
         client.camera.on_update(lambda _: loop.wake())
-        loop.start()
+        loop.wake()  # for a move between its first picture and the line above
 
     def _leave(self, client: viser.ClientHandle) -> None:
         """End the thread of a browser that went away."""
@@ -329,10 +333,11 @@ def _viser_quiet() -> Iterator[None]:
 
 
 def _view_of(client: viser.ClientHandle) -> ClientView | None:
-    """Return what a browser shows; None before it has told, or while its window has no area."""
+    """Return what a browser shows; None while its window has no area or its camera is no camera."""
     camera = client.camera
     width, height, fov = int(camera.image_width), int(camera.image_height), float(camera.fov)
-    if width < 1 or height < 1 or not 0.0 < fov < np.pi:
+    finite = np.isfinite(camera.wxyz).all() and np.isfinite(camera.position).all()
+    if width < 1 or height < 1 or not finite or not 0.0 < fov < np.pi:
         return None
     w, x, y, z = (float(v) for v in camera.wxyz)
     px, py, pz = (float(v) for v in camera.position)

@@ -42,8 +42,8 @@ FOLLOW_RANGE_M = 0.022
 """Distance over which hair and neck stop following the nearest skin."""
 
 # The hull is only trusted inside a generous head: without side views it is a cone without end.
-HEAD_CENTRE_M = (0.0, 0.035, 0.0)
-HEAD_SEMI_AXES_M = (0.15, 0.20, 0.15)
+HEAD_CENTRE_M = (0.0, 0.035, 0.01)
+HEAD_SEMI_AXES_M = (0.15, 0.20, 0.13)
 
 
 @dataclass(frozen=True)

@@ -414,7 +414,9 @@ class RankOneAdam:
         """
         missing = {"exp_avg", "exp_avg_sq", "steps"} - state.keys()
         if missing:
-            raise ValueError(f"state must hold exp_avg, exp_avg_sq and steps; {missing} is missing.")
+            raise ValueError(
+                f"state must hold exp_avg, exp_avg_sq and steps; {missing} is missing."
+            )
         moments = {
             name: state[name].detach().clone(memory_format=torch.contiguous_format)
             for name in ("exp_avg", "exp_avg_sq")

@@ -72,7 +72,9 @@ class TextureMap:
     """The canonical texture's layout."""
 
     size: int
-    """Side in pixels."""
+    """Longer side in pixels; lengths in the texture are stated at 256."""
+    shape: tuple[int, int]
+    """Height and width in pixels."""
     inside: np.ndarray
     """[P] flat indices of the pixels that lie on the lattice."""
     to_pixels: sparse.csr_matrix
@@ -89,11 +91,12 @@ def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> Textur
     skin = np.unique(triangles)
     low, high = flat[skin].min(0), flat[skin].max(0)
     scale = (size - 4) / (high - low).max()
-    flat = (flat - (low + high) / 2) * scale + size / 2
+    flat = (flat - low) * scale + 2
+    width, height = (int(v) for v in np.ceil((high - low) * scale + 4))
     # Far triangles first, so that the nose covers what lies behind its wings.
     order = np.argsort(lattice[triangles, 2].mean(1))
-    owner = np.full((size, size), -1)
-    weights = np.zeros((size, size, 3))
+    owner = np.full((height, width), -1)
+    weights = np.zeros((height, width, 3))
     for t in order:
         a, b, c = flat[triangles[t]]
         x0, y0 = np.floor(np.min([a, b, c], 0)).astype(int)
@@ -114,7 +117,7 @@ def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> Textur
     to_pixels = sparse.csr_matrix(
         (bary.reshape(-1), (rows, chosen.reshape(-1))), shape=(len(inside), len(lattice))
     )
-    places = np.stack([inside % size, inside // size], 1) + 0.5
+    places = np.stack([inside % width, inside // width], 1) + 0.5
     sigma = WINDOW * size / 256
     entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for point in skin:
@@ -126,17 +129,17 @@ def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> Textur
         entries.append((np.full(len(near), point), near, value / value.sum()))
     row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
     collect = sparse.csr_matrix((value, (row, column)), shape=(len(lattice), len(inside)))
-    return TextureMap(size, inside, to_pixels.astype(np.float32), collect.astype(np.float32))
+    return TextureMap(size, (height, width), inside, to_pixels.astype(np.float32), collect.astype(np.float32))
 
 
 @dataclass(frozen=True)
 class _Texture:
     picture: np.ndarray
-    """[S, S] contrast-normalised, 0 where unseen."""
+    """[h, w] contrast-normalised, 0 where unseen."""
     seen: np.ndarray
-    """[S, S] in [0, 1]."""
+    """[h, w] in [0, 1]."""
     x: np.ndarray
-    """[S, S] frame position of each texture pixel."""
+    """[h, w] frame position of each texture pixel."""
     y: np.ndarray
 
 
@@ -146,9 +149,8 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def _texture(layout: TextureMap, patch: FacePatch, points: np.ndarray, facing: np.ndarray) -> _Texture:
     """Warp a patch into the texture with points [478, 2] (frame pixels) and facing [478] (cosine)."""
-    size = layout.size
     values = layout.to_pixels @ np.concatenate([points, facing[:, None]], 1).astype(np.float32)
-    x, y, front = (np.zeros((size, size), np.float32) for _ in range(3))
+    x, y, front = (np.zeros(layout.shape, np.float32) for _ in range(3))
     for image, value in zip((x, y, front), values.T, strict=True):
         image.reshape(-1)[layout.inside] = value
     u = (x - patch.corner[0]) * patch.scale - 0.5
@@ -159,7 +161,7 @@ def _texture(layout: TextureMap, patch: FacePatch, points: np.ndarray, facing: n
     seen = np.clip((front - MIN_FACING) / 0.25, 0, 1)
     h, w = patch.grey.shape
     seen *= (u > 0) & (u < w - 1) & (v > 0) & (v < h - 1)
-    sigma = SPREAD * size / 256
+    sigma = SPREAD * layout.size / 256
     total = _blur(seen, sigma) + 1e-3
     mean = _blur(grey * seen, sigma) / total
     fine = (grey - mean) * seen
@@ -186,10 +188,10 @@ def mean_texture(
     frames: np.ndarray,
     workers: int,
 ) -> np.ndarray:
-    """Average the textures [S, S] of some frames, weighted by how squarely each pixel is seen."""
+    """Average the textures [h, w] of some frames, weighted by how squarely each pixel is seen."""
 
     def some(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        total = np.zeros((layout.size, layout.size), np.float32)
+        total = np.zeros(layout.shape, np.float32)
         weight = np.full_like(total, 1e-3)
         for f in part:
             texture = _texture(layout, patches[f], guess[f], facing[f])
@@ -215,31 +217,36 @@ def anchor(
     facing: np.ndarray,
     workers: int,
     tick: Callable[[int], None],
+    *,
+    fine: bool = True,
 ) -> Anchored:
     """Move the guessed points of every frame to where the reference texture says they are.
 
     Args:
         layout: of the texture.
-        reference: [S, S] mean texture.
+        reference: [h, w] mean texture.
         patches: of F frames.
         guess: [F, 478, 2] pixels; the model's projection.
         facing: [F, 478] cosine between skin normal and line of sight.
         workers: threads.
         tick: called with the number of frames finished.
+        fine: flow at full resolution; half is twice as fast and does for the first rounds.
 
     Returns:
         The anchored points and their confidence (facing times squared local correlation).
     """
     base = _grey_of(reference)
-    size = layout.size
-    grid_x, grid_y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
-    sigma = 0.6 * SPREAD * size / 256
+    height, width = layout.shape
+    grid_x, grid_y = np.meshgrid(
+        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    )
+    sigma = 0.6 * SPREAD * layout.size / 256
     power = _blur(reference**2, sigma)
     points, confidence = guess.copy(), np.zeros(guess.shape[:2], np.float32)
 
     def some(part: np.ndarray) -> int:
         flow_of = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        flow_of.setFinestScale(0)
+        flow_of.setFinestScale(0 if fine else 1)
         for f in part:
             texture = _texture(layout, patches[f], guess[f], facing[f])
             flow = flow_of.calc(base, _grey_of(texture.picture), None)

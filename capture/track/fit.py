@@ -164,7 +164,7 @@ class _Fit:
                 "looking at the camera most of the time."
             )
         self.detected = landmarks.points[self.index].float()
-        wide = self.detected[:, 454, :2] - self.detected[:, 234, :2]
+        wide = (self.detected[:, 454, :2] - self.detected[:, 234, :2])[self.train]
         self.sigma = config.detection_sigma * float(wide.norm(dim=-1).median())
         self.start_focal = config.focal_widths * max(width, height)
         self.centre = (width / 2, height / 2)
@@ -272,8 +272,9 @@ class _Fit:
                 chosen.numpy(), self.workers,
             )  # fmt: skip
             found = texture.anchor(
-                layout, mean, patches, guess.numpy(), cosine.numpy(), self.workers, lambda done: None
-            )
+                layout, mean, patches, guess.numpy(), cosine.numpy(), self.workers, lambda done: None,
+                fine=round_ == config.anchor_rounds - 1,
+            )  # fmt: skip
             points, trust = torch.from_numpy(found.points), torch.from_numpy(found.confidence)
             self._tick(f"Points are anchored to the skin, round {round_ + 1}.")
             points[:, IRIS] = self.detected[:, IRIS, :2]

@@ -1,0 +1,206 @@
+"""A capture folder while it is being made: what stands, what belongs there, and safe writing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from avatar.checks import InputError
+from avatar.tensorfile import write_json
+
+STAGES_FORMAT = "headsplat.capture-stages"
+STAGES_VERSION = 1
+STAGES_FILE = "stages.json"
+
+LAYOUT = (
+    "capture.json", "frames", "masks", "audio.wav", "landmarks.safetensors", "track.safetensors",
+    "splits.json", "report.html", STAGES_FILE,
+)  # fmt: skip
+"""All that a capture folder holds."""
+
+
+@dataclass
+class Stages:
+    """stages.json: which stages stand, and for what input; written atomically after each."""
+
+    path: Path
+    source_sha256: str
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def read(folder: Path) -> Stages | None:
+        """Return what stages.json says; None where it is missing or damaged."""
+        path = folder / STAGES_FILE
+        try:
+            value = json.loads(path.read_text())
+            if value["format"] != STAGES_FORMAT or value["version"] != STAGES_VERSION:
+                return None
+            return Stages(path, str(value["source_sha256"]), dict(value["stages"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self) -> None:
+        """Write stages.json atomically."""
+        write_json(
+            self.path,
+            {
+                "format": STAGES_FORMAT,
+                "version": STAGES_VERSION,
+                "source_sha256": self.source_sha256,
+                "stages": self.done,
+            },
+        )
+
+    def key(self, name: str) -> str:
+        """Return what a finished stage was made for."""
+        return str(self.done[name]["key"])
+
+    def run(
+        self, name: str, key: str, files: Callable[[dict[str, Any]], bool], make: Callable[[], Any]
+    ) -> dict[str, Any]:
+        """Return a stage's values: the kept ones, or those of ``make``.
+
+        Args:
+            name: of the stage.
+            key: a hash of all that the stage is made from; another key makes it anew.
+            files: says of the kept values whether the files that belong to them are there.
+            make: does the work; returns JSON-able values.
+        """
+        kept = self.done.get(name)
+        if kept is not None and kept.get("key") == key and files(kept["values"]):
+            return kept["values"]
+        # Whatever follows was made from what is about to change.
+        names = list(self.done)
+        for later in names[names.index(name) :] if name in names else []:
+            del self.done[later]
+        self.write()
+        (self.path.parent / "capture.json").unlink(missing_ok=True)
+        values = make()
+        self.done[name] = {"key": key, "values": values}
+        self.write()
+        return values
+
+
+def claim(output: Path, sha256: str, overwrite: bool) -> Stages:
+    """Make the folder, or check that it is this video's; return its stages.
+
+    stages.json is the first file in a new folder, so whatever lies there without one is not ours.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; the capture needs a folder. Choose another -o.")
+    output.mkdir(parents=True, exist_ok=True)
+    for name in LAYOUT:  # what an interrupted atomic write left
+        path = Path(name)
+        for leftover in output.glob(f".{path.stem}.*{path.suffix}"):
+            leftover.unlink()
+    stages = Stages.read(output)
+    if stages is not None and stages.source_sha256 == sha256:
+        return stages
+    found = sorted(path.name for path in output.iterdir())
+    if stages is not None and not overwrite:
+        raise InputError(
+            f"{output} holds the capture of another video. Choose another -o, or remove that folder."
+        )
+    strange = found if stages is None and not overwrite else sorted(set(found) - set(LAYOUT))
+    if strange:
+        raise InputError(
+            f"{output} is not empty and is no capture that can be continued (it has "
+            f"{strange[0]}). Choose another -o, or remove that folder."
+        )
+    # stages.json goes last: until then a run that is cut short finds the old capture as it was.
+    for name in LAYOUT:
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    stages = Stages(output / STAGES_FILE, sha256)
+    stages.write()
+    return stages
+
+
+class Pictures:
+    """Frames and masks of a capture that is being made, read when asked for."""
+
+    def __init__(self, folder: Path, width: int, height: int) -> None:
+        self._folder, self._size = folder, (height, width)
+
+    def frame(self, frame: int) -> np.ndarray:
+        """Read a picture, uint8 [H, W, 3] sRGB."""
+        path = self._folder / "frames" / "cam0" / f"{frame:06d}.jpg"
+        return cv2.cvtColor(self._read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+    def mask(self, frame: int) -> np.ndarray:
+        """Read a person mask, uint8 [H, W]."""
+        path = self._folder / "masks" / "cam0" / f"{frame:06d}.png"
+        return self._read(path, cv2.IMREAD_GRAYSCALE)
+
+    def _read(self, path: Path, mode: int) -> np.ndarray:
+        picture = cv2.imread(str(path), mode)
+        if picture is None or picture.shape[:2] != self._size:
+            raise InputError(
+                f"{path} cannot be read or has another size than the capture. Remove "
+                f"{self._folder} and run the same command again."
+            )
+        return picture
+
+
+def is_complete(folder: Path, suffix: str, frames: int) -> bool:
+    """Whether a picture of every frame is there."""
+    names = {path.name for path in folder.glob(f"*.{suffix}")} if folder.is_dir() else set()
+    return names == {f"{frame:06d}.{suffix}" for frame in range(frames)}
+
+
+def fresh_folder(parent: Path) -> Path:
+    """Return an empty folder cam0 in ``parent``."""
+    if parent.exists():
+        shutil.rmtree(parent)
+    folder = parent / "cam0"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_image(path: Path, image: np.ndarray, options: Sequence[int]) -> None:
+    """Encode and write a picture (BGR or grey); unlike ``cv2.imwrite`` a full disk raises."""
+    good, content = cv2.imencode(path.suffix, image, list(options))
+    assert good
+    try:
+        path.write_bytes(content.tobytes())
+    except OSError as error:
+        error.filename = str(path)  # a failing write names no file by itself
+        raise
+
+
+def key_of(*parts: Any) -> str:
+    """A short hash that names what a stage was made from."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_errors(output: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence that names the path."""
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or output
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}). Free some space or choose "
+            f"another -o, then run the same command again: finished stages are kept."
+        ) from error
