@@ -133,6 +133,17 @@ class Splits:
         return Splits((0, test), (test - test // 8, test), (test, frames))
 
 
+SPLIT_NAMES = ("train", "validation", "test")
+
+
+def _range(value: Any, frames: int) -> tuple[int, int]:
+    """Check a frame range of splits.json; raises ValueError."""
+    first, last = (int(i) for i in value)
+    if not 0 <= first <= last <= frames:
+        raise ValueError(f"the range {first}..{last} does not fit {frames} frames")
+    return first, last
+
+
 class Capture:
     """An opened capture folder. Frames are read when asked for; nothing is kept in memory."""
 
@@ -196,14 +207,12 @@ class Capture:
         file = self.path / "splits.json"
         try:
             value = json.loads(file.read_text())
-            parts = [tuple(int(i) for i in value[k]) for k in ("train", "validation", "test")]
-            if any(len(p) != 2 or not 0 <= p[0] <= p[1] <= self.frames for p in parts):
-                raise ValueError(f"ranges {parts} do not fit {self.frames} frames")
+            splits = Splits(*(_range(value[k], self.frames) for k in SPLIT_NAMES))
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise InputError(
                 f"{file} is missing or damaged ({error!r}). Run: avatar capture VIDEO -o {self.path}"
             ) from error
-        return Splits(parts[0], parts[1], parts[2])
+        return splits
 
     def camera(self, index: int = 0) -> Camera:
         """The tracked camera at the stored frames' size."""

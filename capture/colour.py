@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
 

@@ -358,6 +358,9 @@ def cut(path: Path, share: float) -> Path:
     return short
 
 
+QUICK = {"crf": "35", "preset": "ultrafast"}
+
+
 def noise(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.integers(0, 255, (256, 320, 3), np.uint8) for _ in range(count)]
@@ -366,14 +369,16 @@ def noise(count: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("container", ["mkv", "mp4"])
 def test_a_clip_cut_off_in_the_middle_gives_what_there_is(tmp_path: Path, container: str) -> None:
     options = {"movflags": "faststart"} if container == "mp4" else {}
-    path = write_clip(tmp_path / f"a.{container}", noise(90), container_options=options)
+    path = write_clip(
+        tmp_path / f"a.{container}", noise(90), options=QUICK, container_options=options
+    )
     clip = probe(cut(path, 0.7))
     count = sum(1 for _ in read_frames(clip))
     assert 40 <= count < 90
 
 
 def test_mp4_cut_before_its_index_says_so(tmp_path: Path) -> None:
-    path = cut(write_clip(tmp_path / "a.mp4", noise(45)), 0.5)
+    path = cut(write_clip(tmp_path / "a.mp4", noise(45), options=QUICK), 0.5)
     with pytest.raises(InputError, match="cut off before its index"):
         probe(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -55,19 +56,22 @@ def loss_and_gradient(loss_of, image, target, weight):
 # -- The picture loss ---------------------------------------------------------------------------------
 
 
-# Bounds on the gradient's error as a part of its largest number. Rounding is 1e-7 of the local mean
-# square, and SSIM divides by the local variance + 9e-4: in a nearly flat picture that is 1e-4. (Plain
-# torch in float32 is off by 4e-4 there.)
-@pytest.mark.parametrize(("kind", "bound"), [("noise", 2e-6), ("smooth", 1e-4), ("white", 3e-4)])
+# Bounds on the loss, and on the gradient's error as a part of its largest number. Rounding is 1e-7 of
+# the local mean square, and SSIM divides by the local variance + 9e-4: in a nearly flat white picture
+# that is 1e-4 of each pixel's share.
+@pytest.mark.parametrize(
+    ("kind", "loss_bound", "bound"),
+    [("noise", 1e-6, 2e-6), ("smooth", 1e-6, 1e-4), ("white", 3e-6, 3e-4)],
+)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_loss_and_gradient_agree_with_the_twin_in_double(level, kind, bound, size):
+def test_loss_and_gradient_agree_with_the_twin_in_double(level, kind, loss_bound, bound, size):
     image, target = pictures(kind, *size)
     for weight in (0.0, 0.2, 1.0):
         loss, gradient = loss_and_gradient(l1_ssim_loss, image, target, weight)
         expected, expected_gradient = loss_and_gradient(
             l1_ssim_loss_reference, image.double(), target.double(), weight
         )
-        assert abs(loss - expected) < 1e-6
+        assert abs(loss - expected) < loss_bound
         error = float((gradient - expected_gradient).abs().max())
         assert error < 2e-6
         assert error < bound * float(expected_gradient.abs().max())
@@ -192,8 +196,8 @@ def test_blend_and_its_gradients_agree_with_the_twin(level, shape):
         (blend_offsets, torch.float32),
         (blend_offsets_reference, torch.float64),
     ):
-        o = offsets.to(dtype).requires_grad_(True)
-        w = weights.to(dtype).requires_grad_(True)
+        o = offsets.clone().to(dtype).requires_grad_(True)
+        w = weights.clone().to(dtype).requires_grad_(True)
         blend = blend_of(o, w)
         blend.backward(v_blend.to(dtype))
         results.append([t.detach().double() for t in (blend, o.grad, w.grad)])
@@ -259,7 +263,7 @@ def test_fused_adam_resumes_from_its_state_dict():
     run(3, adam, p, 0)
     q = torch.nn.Parameter(p.detach().clone())
     other = FusedAdam([{"params": [q], "lr": 0.5}])
-    other.load_state_dict(adam.state_dict())
+    other.load_state_dict(copy.deepcopy(adam.state_dict()))
     run(3, adam, p, 3)
     run(3, other, q, 3)
     assert torch.equal(p, q)
@@ -334,12 +338,12 @@ def test_rank_one_adam_resumes_from_its_state_dict():
     parameter = normal(3, 20, 13)
     adam = RankOneAdam(parameter, lr=0.01)
     adam.step(normal(3, seed=1), normal(20, 13, seed=2))
-    copy = parameter.clone()
-    other = RankOneAdam(copy, lr=0.01)
+    twin = parameter.clone()
+    other = RankOneAdam(twin, lr=0.01)
     other.load_state_dict(adam.state_dict())
     for a in (adam, other):
         a.step(normal(3, seed=3), normal(20, 13, seed=4))
-    assert torch.equal(parameter, copy)
+    assert torch.equal(parameter, twin)
     assert torch.equal(adam.state_dict()["exp_avg"], other.state_dict()["exp_avg"])
 
 

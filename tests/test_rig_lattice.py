@@ -110,7 +110,9 @@ def test_regions_are_mirror_images() -> None:
 def test_every_shape_moves_the_face_and_is_local(name: str) -> None:
     size = shape(name).norm(dim=-1)
     assert 1.5 < float(size.max()) < 30, "a shape moves millimetres, not fractions and not the head"
-    assert float((size < 0.05 * size.max()).float().mean()) > 0.25, "a quarter of the face holds still"
+    assert float((size < 0.05 * size.max()).float().mean()) > 0.25, (
+        "a quarter of the face holds still"
+    )
     assert float(size[[10, 338, 109]].max()) < 1.0, "the top of the forehead is the skull"
 
 

@@ -102,7 +102,9 @@ def test_pose_and_jaw_of_a_known_clip_come_back(tracked: Track) -> None:
 def test_track_keeps_the_contract(tracked: Track, tmp_path: Path) -> None:
     assert len(tracked) == FRAMES
     assert tracked.expression_names[:52] == ARKIT_NAMES
-    assert len(tracked.expression_names) == tracked.expression.shape[1] == tracked.basis.shape[0] == 56
+    assert (
+        len(tracked.expression_names) == tracked.expression.shape[1] == tracked.basis.shape[0] == 56
+    )
     assert tracked.rig == "lattice"
     assert torch.equal(tracked.T_cam_world[0, :3, :3], torch.diag(torch.tensor([1.0, -1.0, -1.0])))
     assert tracked.T_world_head[:, :3, 3].mean(0).abs().max() < 1e-3
@@ -173,7 +175,9 @@ def test_rendered_head_is_tracked_to_under_a_degree(data) -> None:
     """The rendered head with known truth, every third frame, on its own texture."""
     import mediapipe
 
-    clip, matte = (cv2.VideoCapture(str(data(f"oracle_mono/{n}.mp4"))) for n in ("cam0", "cam0_mask"))
+    clip, matte = (
+        cv2.VideoCapture(str(data(f"oracle_mono/{n}.mp4"))) for n in ("cam0", "cam0_mask")
+    )
     truth = np.load(data("oracle_mono/truth.npz"))
     mesh = mediapipe.solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True)
     frames, masks, points = [], [], []

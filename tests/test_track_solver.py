@@ -87,7 +87,9 @@ def test_projection_jacobian_is_the_derivative(generator: torch.Generator) -> No
     for k in range(3):
         step = torch.zeros(3, dtype=torch.float64)
         step[k] = h
-        slope = (project(points + step, pose, CAMERA) - project(points - step, pose, CAMERA)) / (2 * h)
+        slope = (project(points + step, pose, CAMERA) - project(points - step, pose, CAMERA)) / (
+            2 * h
+        )
         assert torch.allclose(by_point[..., k], slope, rtol=1e-5, atol=1e-3)
 
 
@@ -125,7 +127,9 @@ def test_frame_gradient_is_the_derivative_of_the_cost(
 def test_exact_points_give_back_pose_and_coefficients(
     lattice: torch.Tensor, basis: torch.Tensor, generator: torch.Generator
 ) -> None:
-    some = basis[[ARKIT_INDEX[n] for n in ("jawOpen", "mouthSmileLeft", "eyeBlinkRight", "browInnerUp")]]
+    some = basis[
+        [ARKIT_INDEX[n] for n in ("jawOpen", "mouthSmileLeft", "eyeBlinkRight", "browInnerUp")]
+    ]
     pose = random_pose(6, generator)
     truth = torch.rand(6, 4, generator=generator, dtype=torch.float64)
     points = project(deform(lattice, some, truth), pose, CAMERA)
@@ -154,7 +158,15 @@ def test_noise_and_outliers_are_borne(
     prior = CoefficientPrior(zeros, zeros + 1.3, zeros + 15, zeros + 15, zeros)
     start = pose.moved(0.03 * torch.randn(8, 6, generator=generator, dtype=torch.float64))
     found = solve_frames(
-        lattice, basis, CAMERA, seen, prior, start, torch.zeros_like(truth), iterations=20, scale=2.0
+        lattice,
+        basis,
+        CAMERA,
+        seen,
+        prior,
+        start,
+        torch.zeros_like(truth),
+        iterations=20,
+        scale=2.0,
     )
     # 478 points of 0.7 px at 1.2 px/mm fix a turn to about 0.1 degrees; the shapes cost some of it.
     assert float(turn_between(found.pose.R, pose.R).mean()) < 0.5
@@ -169,7 +181,8 @@ def test_coefficients_stay_in_their_bounds_and_idle_ones_at_zero(
     truth = torch.zeros(3, 52, dtype=torch.float64)
     truth[:, ARKIT_INDEX["jawOpen"]] = 2.0
     seen = Observations(
-        project(deform(lattice, basis, truth), pose, CAMERA), torch.ones(3, 478, dtype=torch.float64)
+        project(deform(lattice, basis, truth), pose, CAMERA),
+        torch.ones(3, 478, dtype=torch.float64),
     )
     zeros = torch.zeros(52, dtype=torch.float64)
     prior = CoefficientPrior(zeros, zeros + 1.0, zeros + 15, zeros + 15, zeros)
@@ -304,7 +317,15 @@ def test_solving_twice_gives_the_same_bits(
     prior = CoefficientPrior(zeros, zeros + 1.3, zeros + 15, zeros + 15, zeros)
     found = [
         solve_frames(
-            lattice, basis, CAMERA, seen, prior, pose, torch.zeros(70, 52).double(), iterations=4, scale=2.0
+            lattice,
+            basis,
+            CAMERA,
+            seen,
+            prior,
+            pose,
+            torch.zeros(70, 52).double(),
+            iterations=4,
+            scale=2.0,
         )
         for _ in range(2)
     ]

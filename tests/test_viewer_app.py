@@ -307,6 +307,9 @@ def test_stop_frees_the_port_and_ends_all_threads(tiny_avatar):
     assert viewer.url == f"http://127.0.0.1:{port}"
     client = WireClient(viewer.url)
     client.settled()
+    leaving = WireClient(viewer.url)
+    wait_for(lambda: leaving.pictures)
+    leaving.close()  # its thread may be drawing while the viewer stops
     viewer.stop()
     viewer.stop()
     assert frame_threads() == before

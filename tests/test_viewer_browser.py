@@ -180,16 +180,16 @@ def test_a_browser_shows_the_avatar_and_what_is_done_to_it(tmp_path):
         wait_for(lambda: "jawOpen" in browser.run("document.body.innerText"))
         click(browser, "mouth open")
         wait_for(lambda: app.panels.weights["jawOpen"].value == 0.7)
-        # A page at rest repeats itself to the last bit: half a grey level in the mean is a change.
-        wait_for(lambda: difference(browser, before) > 0.5)
+        # The open mouth changes the mean by 1.8 grey levels; a picture drawn again by software WebGL
+        # by up to 0.3, and one at the smaller canvas that viser takes on slow machines by 0.5.
+        wait_for(lambda: difference(browser, before) > 1.2)
         app.panels.set_weights({})
-        wait_for(lambda: difference(browser, before) < 0.1)
+        wait_for(lambda: difference(browser, before) < 0.8)
 
         browser.drag((400, 400), (520, 380))
-        wait_for(lambda: difference(browser, before) > 2)
+        wait_for(lambda: difference(browser, before) > 5)
         click(browser, "as filmed")
-        # The camera comes back to within a rounding of where it was.
-        wait_for(lambda: difference(browser, before) < 0.5)
+        wait_for(lambda: difference(browser, before) < 0.8)
     finally:
         browser.close()
         app.stop()

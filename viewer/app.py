@@ -70,6 +70,7 @@ class ViewerApp:
         self._host, self._port = host, port
         self._stage = Stage(avatar, neutral(avatar.rest))
         self._loops: dict[int, FrameLoop] = {}
+        self._leaving: list[FrameLoop] = []
         self._loops_lock = threading.Lock()
         self._changed = threading.Event()
         self._ended = threading.Event()
@@ -124,7 +125,7 @@ class ViewerApp:
         first_view = ClientView((0.0, 1.0, 0.0, 0.0), start.position, start.fov, 16, 16)
         draw(self._stage, self._stage.moment, first_view, 16)
         server = _open_server(self._host, self._port)
-        server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
+        server.gui.configure_theme(show_logo=False, show_share_button=False)
         server.gui.main_panel.dock_right()
         server.scene.set_up_direction("+y")
         server.scene.world_axes.visible = False
@@ -151,7 +152,7 @@ class ViewerApp:
         self._ended.set()
         self._changed.set()
         with self._loops_lock:
-            loops = list(self._loops.values())
+            loops = [*self._loops.values(), *self._leaving]
             self._loops.clear()
         for loop in loops:
             loop.stop()
@@ -247,8 +248,10 @@ class ViewerApp:
         """End the thread of a browser that went away."""
         with self._loops_lock:
             loop = self._loops.pop(client.client_id, None)
-        if loop is not None:
-            loop.stop()
+            if loop is not None:
+                loop.stop()
+                # It may still be drawing: a program that ends then must wait for it.
+                self._leaving = [one for one in self._leaving if one.running] + [loop]
 
     def _go_to(self, name: str, client: viser.ClientHandle | None) -> None:
         """Move a browser's camera (all of them where none is named) to a viewpoint."""

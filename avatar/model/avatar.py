@@ -25,8 +25,10 @@ from avatar.types import Camera, Gaussians, HeadState
 AVATAR_FORMAT = "headsplat.avatar"
 AVATAR_VERSION = 1
 
-POSE_FEATURES = 6 + 4
-"""Head rotation and translation (3 + 3) and gaze (4) stand behind the expression in the features."""
+FEATURES = len(ARKIT_NAMES) + 6 + 4
+"""What the deformer's network sees: the ARKit coefficients, head rotation and translation (3 + 3), gaze
+(4). The person's residual shapes move the lattice but are not shown to the network: they are the least
+certain of what is tracked, and with them held-out frames came out worse (docs/EXPLORATION.md)."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ class Avatar(nn.Module):
     head, torso and eyeballs.
     """
 
+    means: nn.Parameter
+    quats: nn.Parameter
+    log_scales: nn.Parameter
+    logit_opacities: nn.Parameter
+    colours: nn.Parameter
+    torso_logits: nn.Parameter
     lattice: Tensor
     basis: Tensor
     triangles: Tensor
@@ -141,10 +149,7 @@ class Avatar(nn.Module):
         self.fps = float(person.fps)
         self.header = dict(header or {})
         self.set_binding(binding)
-        expressions = len(self.expression_names)
-        self.deformer = BlendshapeDeformer(
-            expressions + POSE_FEATURES, shapes, len(self.means), hidden
-        )
+        self.deformer = BlendshapeDeformer(FEATURES, shapes, len(self.means), hidden)
 
     def set_binding(self, binding: Binding) -> None:
         """Replace the binding (densification reorders and adds Gaussians)."""
@@ -173,7 +178,8 @@ class Avatar(nn.Module):
         """
         R = self.rest.T_world_head[:3, :3].T @ state.T_world_head[:3, :3]
         t = state.T_world_head[:3, 3] - self.rest.T_world_head[:3, 3]
-        return torch.cat([state.expression, matrix_to_rotvec(R), t, state.gaze.reshape(4)])
+        named = state.expression[: len(ARKIT_NAMES)]
+        return torch.cat([named, matrix_to_rotvec(R), t, state.gaze.reshape(4)])
 
     def pose(self, state: HeadState) -> Gaussians:
         """Return the Gaussians of a single (unbatched) state, in the world.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
-from avatar.model.avatar import Avatar, Binding, Person
+from avatar.model.avatar import FEATURES, Avatar, Binding, Person
 from avatar.rig.lattice import REGIONS, lattice_table
 from avatar.rotations import invert_rigid, matrix_to_rotvec, transform_points
 from avatar.types import HeadState
@@ -221,7 +221,7 @@ def create_avatar(
     features = torch.stack([avatar.features(track.states()[int(f)]) for f in frames])
     avatar.deformer.feature_mean.copy_(features.mean(0))
     # A coefficient that never moves in training says nothing; its spread must not be blown up.
-    floor = torch.cat([torch.full((len(person.expression_names),), 0.05), torch.full((10,), 0.02)])
+    floor = torch.cat([torch.full((FEATURES - 10,), 0.05), torch.full((10,), 0.02)])
     avatar.deformer.feature_scale.copy_(torch.maximum(features.std(0), floor))
     return avatar
 
@@ -399,7 +399,7 @@ def _without_head(person: Person, views: _Views, view: int) -> np.ndarray:
     convex = cv2.convexHull(outline.numpy().astype(np.int32))
     free = views.masks[view] > 127
     head = np.zeros(free.shape, np.uint8)
-    cv2.fillConvexPoly(head, convex, 1)
+    cv2.fillConvexPoly(head, convex, (1,))
     # Above the ears' height nothing is torso.
     ears, _ = views.project(torch.tensor([[-0.07, -0.03, 0.0], [0.07, -0.03, 0.0]]), T)
     top = int(np.clip(float(ears[:, 1].max()), 0, free.shape[0]))

@@ -9,6 +9,7 @@ for every number of threads (``torch.set_num_threads`` says how many are used).
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,37 +47,13 @@ class _Gradients(ctypes.Structure):
     )
 
 
-def _scene(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colours: Tensor,
-    background: Tensor,
-    means2d_offset: Tensor,
-    K: Tensor,
-    T_cam_world: Tensor,
-    width: int,
-    height: int,
-) -> _Scene:
-    """Point at tensors, which the caller keeps alive."""
+def _scene(arrays: Sequence[Tensor], width: int, height: int) -> _Scene:
+    """Point at nine tensors in the order of the op's arguments; the caller keeps them alive."""
+    means, _, _, _, colours, background = arrays[:6]
     channels = colours.shape[1]
-    return _Scene(
-        len(means),
-        channels,
-        width,
-        height,
-        means.data_ptr(),
-        quats.data_ptr(),
-        scales.data_ptr(),
-        opacities.data_ptr(),
-        colours.data_ptr(),
-        background.data_ptr(),
-        channels if background.ndim == 3 else 0,
-        means2d_offset.data_ptr(),
-        K.data_ptr(),
-        T_cam_world.data_ptr(),
-    )
+    pointers = [a.data_ptr() for a in arrays]
+    stride = channels if background.ndim == 3 else 0
+    return _Scene(len(means), channels, width, height, *pointers[:6], stride, *pointers[6:])
 
 
 @torch.library.custom_op("headsplat::rasterize", mutates_args=())
@@ -95,9 +72,9 @@ def _rasterize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return image [H, W, C], alpha, depth [H, W]; records, boxes, state for the way back; counts [3]."""
     arrays = (means, quats, scales, opacities, colours, background, means2d_offset, K, T_cam_world)
-    arrays = tuple(a.contiguous() for a in arrays)
+    arrays = [a.contiguous() for a in arrays]
     count, channels = colours.shape
-    scene = _scene(*arrays, width, height)
+    scene = _scene(arrays, width, height)
     run = run_settings(means.dtype)
     records = means.new_empty(count, RECORD)
     boxes = torch.empty(count, 4, dtype=torch.int16)
@@ -189,8 +166,8 @@ def _rasterize_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return gradients of means, quats, scales, opacities, colours, background, offset, T_cam_world."""
     arrays = (means, quats, scales, opacities, colours, background, means2d_offset, K, T_cam_world)
-    arrays = tuple(a.contiguous() for a in arrays)
-    scene = _scene(*arrays, width, height)
+    arrays = [a.contiguous() for a in arrays]
+    scene = _scene(arrays, width, height)
     run = run_settings(means.dtype)
     picture = _Picture(image.data_ptr(), alpha.data_ptr(), depth.data_ptr())
     incoming = [None if v is None else v.contiguous() for v in (v_image, v_alpha, v_depth)]

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.lattice import (
-    EYEBALL_TO_IRIS_M,
     LOWER_LIP_COLUMNS,
     POINTS,
     REGIONS,
@@ -47,13 +46,11 @@ GAZE_UP_RAD = math.radians(25.0)
 Handles = dict[int, tuple[float, float, float]]
 """Point to displacement in millimetres."""
 
-# Two rings of skin around the lids, outer corner to inner, for fields that must not reach further.
+# The skin just above the upper lid, outer corner to inner: it folds as the lid comes down.
 _ABOVE_LID_LEFT = (467, 260, 259, 257, 258, 286, 414)
-_BELOW_LID_LEFT = (339, 255, 339, 254, 253, 252, 256, 341)
 _STILL_EYES = ("lid_left_upper", "lid_left_lower", "lid_right_upper", "lid_right_lower",
                "eye_corners_left", "eye_corners_right")  # fmt: skip
 _STILL_UPPER = (*_STILL_EYES, "brow_left", "brow_right", "forehead", "nose_bridge", "nose_tip")
-_LIPS = ("lip_upper_outer", "lip_upper_inner", "lip_lower_outer", "lip_lower_inner")
 
 
 def _across(column: int) -> float:
@@ -108,7 +105,9 @@ class _Drawing:
         )
         self.eyeballs = eyeball_centres(self.neutral)
 
-    def field(self, handles: Handles, still: Iterable[str | int] = (), decay: float = 0.05) -> Tensor:
+    def field(
+        self, handles: Handles, still: Iterable[str | int] = (), decay: float = 0.05
+    ) -> Tensor:
         """Spread handles over the skin; regions and points of ``still`` do not move: [478, 3] metres."""
         every: Handles = {}
         for item in still:
@@ -132,7 +131,14 @@ class _Drawing:
             follow = 1 - 0.30 * abs(_across(k)) ** 3
             ones.update(_at(column, follow, 0, 0))
         ones.update(_at((*REGIONS["lip_corner_left"], *REGIONS["lip_corner_right"]), 0.45, 0, 0))
-        for left, weight in ((379, 1.0), (378, 1.0), (400, 1.0), (365, 0.9), (397, 0.7), (288, 0.35)):
+        for left, weight in (
+            (379, 1.0),
+            (378, 1.0),
+            (400, 1.0),
+            (365, 0.9),
+            (397, 0.7),
+            (288, 0.35),
+        ):
             right = int(self.table.partner[left])
             ones.update(_at((left, right), weight, 0, 0))
         still = [*_STILL_UPPER, "nostril_left", "nostril_right", 454, 234, 323, 93, 127, 356]
@@ -164,17 +170,19 @@ class _Drawing:
             up = -gap * 0.1
             handles[top] = tuple(down.tolist())  # type: ignore[assignment]
             handles[bottom] = tuple(up.tolist())  # type: ignore[assignment]
-        for ring, share in ((_ABOVE_LID_LEFT, 0.35),):
-            for point, top in zip(ring, upper, strict=True):
-                x, y, z = handles[top]
-                handles[point] = (share * x, share * y, share * z)
+        for point, top in zip(_ABOVE_LID_LEFT, upper, strict=True):
+            x, y, z = handles[top]
+            handles[point] = (0.35 * x, 0.35 * y, 0.35 * z)
         still = ["brow_left", "eye_corners_left", "nose_bridge", 280, 347, 330, 346, 450, 449, 451]
         return self.field(handles, still)
 
     def lids(self, upper_mm: float, lower_mm: float, turn_rad: float = 0.0) -> Tensor:
         """Raise the left upper and lower lid (most in the middle), and turn the tissue with the eye."""
         handles: Handles = {}
-        for chain, lift in ((REGIONS["lid_left_upper"], upper_mm), (REGIONS["lid_left_lower"], lower_mm)):
+        for chain, lift in (
+            (REGIONS["lid_left_upper"], upper_mm),
+            (REGIONS["lid_left_lower"], lower_mm),
+        ):
             for k, point in enumerate(chain):
                 bell = math.sin(math.pi * (k + 1) / 8) ** 0.7
                 handles[point] = (4.0 * turn_rad * bell, lift * bell, 0.0)
@@ -199,11 +207,10 @@ def _jaw_shapes(draw: _Drawing) -> dict[str, Tensor]:
     jaw_open = draw.jaw(JAW_OPEN_RAD, forward_mm=CONDYLE_MM)
     # mouthClose brings the lips together again while the jaw stays open.
     closing: Handles = {}
-    middle = len(UPPER_LIP_COLUMNS) // 2
     for k in range(1, len(UPPER_LIP_COLUMNS) - 1):
         upper, lower = UPPER_LIP_COLUMNS[k], LOWER_LIP_COLUMNS[k]
         gap = (jaw_open[lower[-1]] - jaw_open[upper[-1]]) / draw.unit
-        share = 0.75 if k != middle else 0.76
+        share = 0.75  # the lower lip has the longer way
         for top, bottom in zip(upper, lower, strict=True):
             closing[top] = tuple(((1 - share) * gap).tolist())  # type: ignore[assignment]
             closing[bottom] = tuple((-share * gap).tolist())  # type: ignore[assignment]
@@ -232,7 +239,11 @@ def _mouth_shapes(draw: _Drawing) -> dict[str, Tensor]:
     )
     funnel = _lip(
         lambda u, v: (-6.5 * u, 3.0 * full(u) + 1.0 * full(u) * v, 2.0 + (5.0 - 1.5 * v) * full(u)),
-        lambda u, v: (-6.5 * u, -4.0 * full(u) - 1.5 * full(u) * v, 2.0 + (5.0 - 1.5 * v) * full(u)),
+        lambda u, v: (
+            -6.5 * u,
+            -4.0 * full(u) - 1.5 * full(u) * v,
+            2.0 + (5.0 - 1.5 * v) * full(u),
+        ),
     )
     sideways = _lip(lambda u, v: (9.0, 0.6 * u, -1.5 * u), lambda u, v: (8.0, 0.6 * u, -1.5 * u))
 
@@ -262,7 +273,9 @@ def _mouth_shapes(draw: _Drawing) -> dict[str, Tensor]:
         return (7.0 * w, -4.5 * w, -4.0 * w)
 
     roll_lower = _lip(None, lambda u, v: (0, full(u) * (4.5 - 2.0 * v), -full(u) * (1.0 + 4.5 * v)))
-    roll_upper = _lip(lambda u, v: (0, -full(u) * (4.0 - 2.0 * v), -full(u) * (1.0 + 4.5 * v)), None)
+    roll_upper = _lip(
+        lambda u, v: (0, -full(u) * (4.0 - 2.0 * v), -full(u) * (1.0 + 4.5 * v)), None
+    )
     shrug_lower = {
         **_lip(None, lambda u, v: (0, 5.0 * full(u) ** 0.7, full(u) * (2.5 + 1.0 * v))),
         **_lip(lambda u, v: (0, full(u) * (1.5 + 1.5 * v), full(u) * 1.0 * v), None),
@@ -296,12 +309,18 @@ def _mouth_shapes(draw: _Drawing) -> dict[str, Tensor]:
     lower_lip = [p for c in LOWER_LIP_COLUMNS[1:-1] for p in c]
     upper_lip = [p for c in UPPER_LIP_COLUMNS[1:-1] for p in c]
     corner_points = [*REGIONS["lip_corner_left"], *REGIONS["lip_corner_right"]]
-    beside_nose = {327: (0.3, 1.2, 0.4), 278: (0.6, 1.4, 0.0), 294: (0.6, 1.5, 0.0), 423: (0.8, 3.0, 1.0)}
+    beside_nose = {
+        327: (0.3, 1.2, 0.4),
+        278: (0.6, 1.4, 0.0),
+        294: (0.6, 1.5, 0.0),
+        423: (0.8, 3.0, 1.0),
+    }
     return {
         "mouthPucker": draw.field(pucker, around + both_nostrils),
         "mouthFunnel": draw.field(funnel, around + both_nostrils),
         "mouthLeft": draw.field(
-            {**sideways, 18: (5.0, 0, 0), 200: (2.5, 0, 0), 164: (4.0, 0, 0)}, around + both_nostrils
+            {**sideways, 18: (5.0, 0, 0), 200: (2.5, 0, 0), 164: (4.0, 0, 0)},
+            around + both_nostrils,
         ),
         "mouthSmileLeft": draw.field(smile_left, [*around, "nostril_right", 4, 50, 205]),
         "mouthFrownLeft": draw.field(
@@ -319,11 +338,13 @@ def _mouth_shapes(draw: _Drawing) -> dict[str, Tensor]:
             {**roll_lower, 18: (0, 2.0, 0.0)}, [*around, *both_nostrils, *upper_lip, *corner_points]
         ),
         "mouthRollUpper": draw.field(
-            {**roll_upper, 164: (0, -1.2, 0.0)}, [*around, *both_nostrils, *lower_lip, *corner_points]
+            {**roll_upper, 164: (0, -1.2, 0.0)},
+            [*around, *both_nostrils, *lower_lip, *corner_points],
         ),
         "mouthShrugLower": draw.field({**shrug_lower, **chin_up}, around + both_nostrils),
         "mouthShrugUpper": draw.field(
-            {**shrug_upper, 164: (0, 2.2, 0.5)}, [*around, *both_nostrils, *lower_lip, *corner_points]
+            {**shrug_upper, 164: (0, 2.2, 0.5)},
+            [*around, *both_nostrils, *lower_lip, *corner_points],
         ),
         "mouthPressLeft": draw.field(
             {**_lip(press_upper, press_lower), 287: (0.8, 0.2, -0.5)}, around + both_nostrils
@@ -393,7 +414,9 @@ def _upper_face_shapes(draw: _Drawing) -> dict[str, Tensor]:
         "browDownLeft": draw.field(brow_down, [*eyes, *below, *forehead_top]),
         "browInnerUp": draw.field(inner_up, [*eyes, *below, *forehead_top]),
         "browOuterUpLeft": draw.field(outer_up, [*eyes, *below, *forehead_top, 9, 8, 55, 107]),
-        "cheekPuff": draw.field(puff, [*_STILL_UPPER, 454, 234, 152, "nostril_left", "nostril_right"]),
+        "cheekPuff": draw.field(
+            puff, [*_STILL_UPPER, 454, 234, 152, "nostril_left", "nostril_right"]
+        ),
         "cheekSquintLeft": draw.field(
             cheek_squint, [*_STILL_UPPER[6:], "lid_left_upper", "eye_corners_left", 291, 454, 323]
         ),
@@ -437,6 +460,3 @@ def arkit_basis(neutral: Tensor) -> Tensor:
 def generic_arkit_basis() -> Tensor:
     """Return the shapes [52, 478, 3] on the generic neutral lattice (drawn once; do not change it)."""
     return arkit_basis(lattice_table().neutral)
-
-
-__all__ = ["EYEBALL_TO_IRIS_M", "GAZE_SIDE_RAD", "GAZE_UP_RAD", "arkit_basis", "generic_arkit_basis"]

@@ -60,11 +60,11 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def detections() -> tuple[np.ndarray, np.ndarray]:
     """Detect the portrait in 20 augmentations, as it is and mirrored: the two means [478, 3]."""
-    import mediapipe
+    from mediapipe.python.solutions.face_mesh import FaceMesh
     from skimage.data import astronaut
 
     picture = astronaut()[0:260, 110:370]
-    mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True)
+    mesh = FaceMesh(static_image_mode=True, refine_landmarks=True)
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for scale in (1.5, 2.0, 2.5, 3.0):
         large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)

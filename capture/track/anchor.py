@@ -115,7 +115,8 @@ def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> Textur
     chosen, bary = triangles[owner.reshape(-1)[inside]], weights.reshape(-1, 3)[inside]
     rows = np.repeat(np.arange(len(inside)), 3)
     to_pixels = sparse.csr_matrix(
-        (bary.reshape(-1), (rows, chosen.reshape(-1))), shape=(len(inside), len(lattice))
+        (bary.reshape(-1).astype(np.float32), (rows, chosen.reshape(-1))),
+        shape=(len(inside), len(lattice)),
     )
     places = np.stack([inside % width, inside // width], 1) + 0.5
     sigma = WINDOW * size / 256
@@ -128,8 +129,10 @@ def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> Textur
         value = np.exp(-0.5 * squared[near] / sigma**2)
         entries.append((np.full(len(near), point), near, value / value.sum()))
     row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
-    collect = sparse.csr_matrix((value, (row, column)), shape=(len(lattice), len(inside)))
-    return TextureMap(size, (height, width), inside, to_pixels.astype(np.float32), collect.astype(np.float32))
+    collect = sparse.csr_matrix(
+        (value.astype(np.float32), (row, column)), shape=(len(lattice), len(inside))
+    )
+    return TextureMap(size, (height, width), inside, to_pixels, collect)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,9 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
 
 
-def _texture(layout: TextureMap, patch: FacePatch, points: np.ndarray, facing: np.ndarray) -> _Texture:
+def _texture(
+    layout: TextureMap, patch: FacePatch, points: np.ndarray, facing: np.ndarray
+) -> _Texture:
     """Warp a patch into the texture with points [478, 2] (frame pixels) and facing [478] (cosine)."""
     values = layout.to_pixels @ np.concatenate([points, facing[:, None]], 1).astype(np.float32)
     x, y, front = (np.zeros(layout.shape, np.float32) for _ in range(3))
@@ -217,8 +222,6 @@ def anchor(
     facing: np.ndarray,
     workers: int,
     tick: Callable[[int], None],
-    *,
-    fine: bool = True,
 ) -> Anchored:
     """Move the guessed points of every frame to where the reference texture says they are.
 
@@ -230,7 +233,6 @@ def anchor(
         facing: [F, 478] cosine between skin normal and line of sight.
         workers: threads.
         tick: called with the number of frames finished.
-        fine: flow at full resolution; half is twice as fast and does for the first rounds.
 
     Returns:
         The anchored points and their confidence (facing times squared local correlation).
@@ -242,14 +244,16 @@ def anchor(
     )
     sigma = 0.6 * SPREAD * layout.size / 256
     power = _blur(reference**2, sigma)
+    still = np.zeros((height, width, 2), np.float32)
     points, confidence = guess.copy(), np.zeros(guess.shape[:2], np.float32)
 
     def some(part: np.ndarray) -> int:
-        flow_of = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        flow_of.setFinestScale(0 if fine else 1)
+        flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        # Full resolution: at half of it 0.05 degrees of pose are lost on the rendered head.
+        flow_of.setFinestScale(0)
         for f in part:
             texture = _texture(layout, patches[f], guess[f], facing[f])
-            flow = flow_of.calc(base, _grey_of(texture.picture), None)
+            flow = flow_of.calc(base, _grey_of(texture.picture), still.copy())
             u, v = grid_x + flow[..., 0], grid_y + flow[..., 1]
             border = cv2.BORDER_CONSTANT
             moved = cv2.remap(texture.picture, u, v, cv2.INTER_LINEAR, borderMode=border)
@@ -273,7 +277,9 @@ def anchor(
         return len(part)
 
     done = 0
-    chunks = [c for c in np.array_split(np.arange(len(patches)), max(1, len(patches) // 25)) if len(c)]
+    chunks = [
+        c for c in np.array_split(np.arange(len(patches)), max(1, len(patches) // 25)) if len(c)
+    ]
     with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
         for count in pool.map(some, chunks):
             done += count

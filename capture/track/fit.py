@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,23 +25,25 @@ from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import arkit_basis
 from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres, lattice_table
-from avatar.rotations import invert_rigid
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.track import anchor as texture
 from capture.track.config import TrackConfig
 from capture.track.rig_fit import (
     facing,
+    frontality,
     initial_pose,
     lattice_prior,
     normalise,
     personal_basis,
     residual_shapes,
+    slide_over_skin,
     spread_frames,
     visibility,
 )
 from capture.track.solver import (
     CoefficientPrior,
     FrameSolution,
+    LatticePrior,
     Observations,
     Pinhole,
     Pose,
@@ -51,7 +52,7 @@ from capture.track.solver import (
     solve_frames,
 )
 from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
-from capture.track.torso import fill_gaps, register_torso, torso_poses
+from capture.track.torso import track_torso
 
 ROBUST = 2.0
 """Cauchy scale of all residuals, in sigmas."""
@@ -67,6 +68,7 @@ DETECTED = sorted(
         for point in region
     }
 )
+ALL = slice(None)
 TOO_FEW = 30
 """Frames with a face that a personal rig needs."""
 
@@ -177,6 +179,10 @@ class _Fit:
         self.done += 1
         self.report(Progress("track", self.done, self.steps, message, values))
 
+    def _tick_frames(self, frames: int) -> None:
+        message = f"Anchoring points to the skin: {frames} of {len(self.index)} frames."
+        self.report(Progress("track", self.done, self.steps, message))
+
     def _prior(self, count: int = len(ARKIT_NAMES)) -> CoefficientPrior:
         """The prior of ARKit's coefficients and, after them, personal ones of unit variance."""
         own = count - len(ARKIT_NAMES)
@@ -189,12 +195,13 @@ class _Fit:
             mean=torch.zeros(count),
         )
 
-    def _lattice_prior(self, lattice: Tensor):
+    def _lattice_prior(self, lattice: Tensor) -> LatticePrior:
         return lattice_prior(self.generic, lattice, self.config.bend_m, self.config.asymmetry_m)
 
-    def _detections(self, rig: Rig, frames: Frames) -> Observations:
+    def _detections(self, rig: Rig, frames: Frames, index: Tensor | slice = ALL) -> Observations:
+        """The detected points of the frames ``index``, which ``frames`` holds."""
         weight = visibility(frames.facing(rig)) / self.sigma**2
-        return Observations(self.detected[..., :2], weight)
+        return Observations(self.detected[index, :, :2], weight)
 
     def on_landmarks(self) -> tuple[Rig, Frames]:
         """Fit the rig and all frames to the detected points, the focal length held."""
@@ -209,10 +216,7 @@ class _Fit:
                 rig.lattice,
                 deform(torch.zeros_like(rig.lattice), rig.basis, key_frames.coefficients),
                 rig.camera,
-                Observations(
-                    self.detected[keys, :, :2],
-                    visibility(key_frames.facing(rig)) / self.sigma**2,
-                ),
+                self._detections(rig, key_frames, keys),
                 self._lattice_prior(rig.lattice),
                 key_frames.pose,
                 iterations=12,
@@ -221,7 +225,7 @@ class _Fit:
             lattice, key_pose = normalise(solved.lattice, solved.pose, self.generic)
             rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
             key_frames = replace(key_frames, pose=key_pose)
-            found = self._solve(rig, key_frames, self._detections_of(rig, key_frames, keys), 8)
+            found = self._solve(rig, key_frames, self._detections(rig, key_frames, keys), 8)
             key_frames = Frames(found.pose, found.coefficients)
         self._tick("The face's shape is fitted to the landmarks.")
         frames = Frames(initial_pose(rig.lattice, self.detected, rig.camera), frames.coefficients)
@@ -231,17 +235,19 @@ class _Fit:
         self._tick("All frames are fitted to the landmarks.")
         return rig, frames
 
-    def _detections_of(self, rig: Rig, frames: Frames, index: Tensor) -> Observations:
-        weight = visibility(frames.facing(rig)) / self.sigma**2
-        return Observations(self.detected[index, :, :2], weight)
-
     def _solve(
-        self, rig: Rig, frames: Frames, seen: Observations, iterations: int, **more
+        self,
+        rig: Rig,
+        frames: Frames,
+        seen: Observations,
+        iterations: int,
+        prior: CoefficientPrior | None = None,
+        pose_prior: tuple[Pose, Tensor] | None = None,
     ) -> FrameSolution:
-        prior = more.pop("prior", None) or self._prior(rig.basis.shape[0])
         return solve_frames(
-            rig.lattice, rig.basis, rig.camera, seen, prior, frames.pose, frames.coefficients,
-            iterations=iterations, scale=ROBUST, **more,
+            rig.lattice, rig.basis, rig.camera, seen, prior or self._prior(rig.basis.shape[0]),
+            frames.pose, frames.coefficients, iterations=iterations, scale=ROBUST,
+            pose_prior=pose_prior,
         )  # fmt: skip
 
     def on_texture(
@@ -257,7 +263,7 @@ class _Fit:
             texture.cut_patch(self.frame(int(f)), points, config.texture_px)
             for f, points in zip(self.index, guess.numpy(), strict=True)
         ]
-        front = frames.pose.R[self.train].diagonal(dim1=1, dim2=2) @ torch.tensor([1.0, -1.0, -1.0])
+        front = frontality(frames.pose.R[self.train])
         chosen = self.train[front.argsort(descending=True)[:120]]
         spread: Tensor | None = None
         correction = torch.zeros_like(rig.basis)
@@ -272,18 +278,27 @@ class _Fit:
                 chosen.numpy(), self.workers,
             )  # fmt: skip
             found = texture.anchor(
-                layout, mean, patches, guess.numpy(), cosine.numpy(), self.workers, lambda done: None,
-                fine=round_ == config.anchor_rounds - 1,
-            )  # fmt: skip
+                layout,
+                mean,
+                patches,
+                guess.numpy(),
+                cosine.numpy(),
+                self.workers,
+                self._tick_frames,
+            )
             points, trust = torch.from_numpy(found.points), torch.from_numpy(found.confidence)
             self._tick(f"Points are anchored to the skin, round {round_ + 1}.")
             points[:, IRIS] = self.detected[:, IRIS, :2]
             trust[:, IRIS] = visibility(cosine[:, IRIS])
-            for _ in range(2):
-                rig, pose, information, spread = self._steady_fit(
-                    rig, frames.pose, points, trust, spread, round_ >= config.free_focal_round
-                )
-                frames = replace(frames, pose=pose)
+            # Twice: the second fit knows which points are steady.
+            free_focal = round_ >= config.free_focal_round
+            rig, pose, _, spread = self._steady_fit(
+                rig, frames.pose, points, trust, spread, free_focal
+            )
+            rig, pose, information, spread = self._steady_fit(
+                rig, pose, points, trust, spread, free_focal
+            )
+            frames = replace(frames, pose=pose)
             rig = replace(rig, basis=arkit_basis(rig.lattice) + correction)
             seen = self._all_points(rig, frames, points, trust, round_)
             steady = (frames.pose, information * config.pose_trust)
@@ -296,12 +311,10 @@ class _Fit:
                 correction = rig.basis - arkit_basis(rig.lattice)
             warp = torch.where((trust > 0.1)[..., None], points, guess)
             chosen = self.train[:: max(1, len(self.train) // 300)]
-            assert spread is not None
-            steadiness = float(spread[:SKIN_POINTS].median())
             self._tick(
                 f"Camera, face and expressions are fitted, round {round_ + 1}.",
                 focal_px=rig.camera.focal,
-                spread_px=steadiness,
+                spread_px=float(spread[:SKIN_POINTS].median()),
             )
         return rig, frames, seen, steady
 
@@ -362,8 +375,10 @@ class _Fit:
         self, rig: Rig, frames: Frames, points: Tensor, trust: Tensor, round_: int
     ) -> Observations:
         """Join anchored points with the detector's lips, lids and irises."""
-        slide = self._slide(rig, frames) if round_ > 0 else torch.zeros_like(points)
-        detected = self.detected[..., :2] - slide
+        detected = self.detected[..., :2]
+        if round_ > 0:  # before that, what is left over is the landmark fit's own error
+            left_over = detected - frames.points(rig)
+            detected = detected - slide_over_skin(left_over, frames.pose, self.train)
         weight = trust / self.sigma**2
         weight[:, IRIS] = 0
         own = visibility(frames.facing(rig)) / self.sigma**2
@@ -374,26 +389,8 @@ class _Fit:
         total[:, DETECTED] = a + b
         return Observations(joined, total)
 
-    def _slide(self, rig: Rig, frames: Frames) -> Tensor:
-        """Predict how far detections slide over the skin with head pose [n, 478, 2], pixels.
-
-        A ridge regression, per point, of what the model leaves over on the head's direction, learnt
-        on training frames. Irises slide as their lids do: their own leftover is gaze.
-        """
-        left = self.detected[..., :2] - frames.points(rig)
-        yaw, pitch = frames.pose.R[:, 0, 2], frames.pose.R[:, 1, 2]
-        X = torch.stack([torch.ones_like(yaw), yaw, pitch, yaw**2, pitch**2], 1).double()
-        A = X[self.train]
-        rest = left[self.train].double().flatten(1)
-        normal = A.T @ A + 0.01 * len(A) * torch.diag(torch.tensor([0.0, 1, 1, 1, 1])).double() * 0.05
-        slide = (X @ torch.linalg.solve(normal, A.T @ rest)).reshape(left.shape).float()
-        for side in ("left", "right"):
-            corners = list(REGIONS[f"eye_corners_{side}"])
-            slide[:, list(REGIONS[f"iris_{side}"])] = slide[:, corners].mean(1, keepdim=True)
-        return slide
-
     def _personalised(self, rig: Rig, frames: Frames, seen: Observations) -> Rig:
-        """Bend shapes and rest face to the training frames."""
+        """Bend the shapes to the training frames."""
         step = max(1, -(-len(self.train) // self.config.basis_frames))
         some = self.train[::step]
         coefficients = frames.coefficients[some]
@@ -479,45 +476,6 @@ class _Fit:
             rig="lattice",
             fps=self.fps,
         )
-        torso = self._torso(track, mask)
+        torso = track_torso(track, self.frame, mask, self.splits, self.config.torso)
         self._tick("The torso is registered.")
         return replace(track, T_world_torso=torso)
-
-    def _torso(self, track: Track, mask: Callable[[int], np.ndarray]) -> Tensor:
-        """Register the torso; where the clip shows none, let it follow the head's slow motion."""
-        T_cam_head = (track.T_cam_world[0] @ track.T_world_head).double()
-        outline = list(REGIONS["face_oval"])
-        posed = deform(track.lattice, track.basis, track.expression).double()[:, outline]
-        p = posed @ T_cam_head[:, :3, :3].transpose(1, 2) + T_cam_head[:, None, :3, 3]
-        p = p @ track.K[0].double().T
-        face = (p[..., :2] / p[..., 2:]).numpy()
-        front = T_cam_head[:, 0, 0] - T_cam_head[:, 1, 1] - T_cam_head[:, 2, 2]
-        front[~track.valid] = -4
-        front[: self.splits.train[0]] = front[self.splits.train[1] :] = -4
-        reference = int(front.argmax())
-
-        def on_white(f: int) -> np.ndarray:
-            picture = np.ascontiguousarray(self.frame(f))
-            grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-            alpha = mask(f).astype(np.float32) / 255
-            return grey * alpha + 1 - alpha
-
-        config = self.config.torso
-        motion = register_torso(on_white, lambda f: face[f], len(track), reference, config)
-        motion = motion and fill_gaps(motion, config.good_correlation)
-        if motion is None:
-            return slow_torso(track.T_world_head, reference, self.fps)
-        poses = torso_poses(motion, T_cam_head[reference].numpy(), track.K[0].double().numpy())
-        T_world_cam = invert_rigid(track.T_cam_world[0].double())
-        return (T_world_cam @ torch.from_numpy(poses)).to(track.T_world_head.dtype)
-
-
-def slow_torso(T_world_head: Tensor, reference: int, fps: float) -> Tensor:
-    """Let a torso that is not seen follow the head's slow shifts, without turning [F, 4, 4]."""
-    from scipy.ndimage import gaussian_filter1d
-
-    shift = T_world_head[:, :3, 3].double().numpy()
-    slow = torch.from_numpy(gaussian_filter1d(shift, fps, axis=0, mode="nearest"))
-    T = T_world_head[reference].expand(len(T_world_head), 4, 4).clone()
-    T[:, :3, 3] += (slow - slow[reference]).to(T.dtype)
-    return T

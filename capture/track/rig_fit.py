@@ -48,11 +48,15 @@ def initial_pose(lattice: Tensor, detected: Tensor, camera: Pinhole) -> Pose:
     return Pose(R, torch.cat([aside, (camera.focal / scale)[:, None]], 1))
 
 
+SLIDE_RIDGE = 5e-4
+"""Ridge of the slide's regression per frame, against squares of direction cosines (0.02 is 8 degrees)."""
 AWAY_M = 0.03
 """Sigma of a personal lattice's distance from the generic one; loose, it only fixes the gauge."""
 
 
-def lattice_prior(generic: Tensor, lattice: Tensor, bend_m: float, asymmetry_m: float) -> LatticePrior:
+def lattice_prior(
+    generic: Tensor, lattice: Tensor, bend_m: float, asymmetry_m: float
+) -> LatticePrior:
     """Believe that the person differs smoothly and evenly from the generic face of the same size.
 
     Args:
@@ -97,9 +101,42 @@ def facing(lattice: Tensor, basis: Tensor, coefficients: Tensor, pose: Pose) -> 
     return -(normals * torch.nn.functional.normalize(sight, dim=-1)).sum(-1)
 
 
+def frontality(R: Tensor) -> Tensor:
+    """How squarely heads with rotations [F, 3, 3] to the camera look at it: 3 straight on."""
+    return R.diagonal(dim1=1, dim2=2) @ R.new_tensor([1.0, -1.0, -1.0])
+
+
 def visibility(cosine: Tensor) -> Tensor:
     """Weight of a detected point by how squarely it is seen: 1 in front, little past the silhouette."""
     return ((cosine + 0.1) / 0.6).clamp(0.05, 1.0)
+
+
+def slide_over_skin(left_over: Tensor, pose: Pose, train: Tensor) -> Tensor:
+    """Predict how detected points slide over the skin with the head's pose.
+
+    A ridge regression per point, learnt on training frames, of what the model leaves over on the
+    face's direction (yaw, pitch, their squares). Irises slide as their eye's corners do: what else
+    they leave over is gaze.
+
+    Args:
+        left_over: [n, 478, 2] detected minus modelled points, pixels.
+        pose: of those frames.
+        train: [m] long, the frames to learn from.
+
+    Returns:
+        [n, 478, 2] pixels.
+    """
+    yaw, pitch = pose.R[:, 0, 2], pose.R[:, 1, 2]
+    X = torch.stack([torch.ones_like(yaw), yaw, pitch, yaw**2, pitch**2], 1).double()
+    A = X[train]
+    # Directions in which the head hardly turned predict nothing; the constant is free.
+    ridge = SLIDE_RIDGE * len(A) * torch.diag(X.new_tensor([0.0, 1, 1, 1, 1]))
+    weights = torch.linalg.solve(A.T @ A + ridge, A.T @ left_over[train].double().flatten(1))
+    slide = (X @ weights).reshape(left_over.shape).to(left_over.dtype)
+    for side in ("left", "right"):
+        corners = list(REGIONS[f"eye_corners_{side}"])
+        slide[:, list(REGIONS[f"iris_{side}"])] = slide[:, corners].mean(1, keepdim=True)
+    return slide
 
 
 def spread_frames(pose: Pose, candidates: Tensor, count: int) -> Tensor:
@@ -173,7 +210,6 @@ def residual_shapes(
     pose: Pose,
     coefficients: Tensor,
     count: int,
-    depth_m: float = 0.25,
 ) -> tuple[Tensor, Tensor]:
     """Find the main directions of what the shapes leave over.
 
@@ -195,7 +231,7 @@ def residual_shapes(
     typical = seen.weight[seen.weight > 0].median()
     trust = reweight * (seen.weight / typical).clamp(0, 1)
     field = (lift * trust[..., None]).flatten(1)
-    U, S, Vt = torch.linalg.svd(field, full_matrices=False)
+    _, S, Vt = torch.linalg.svd(field, full_matrices=False)
     sigma = S[:count] / len(field) ** 0.5
     shapes = Vt[:count] * sigma[:, None]
     return shapes.reshape(-1, *lattice.shape), sigma

@@ -95,7 +95,9 @@ def project(points: Tensor, pose: Pose, camera: Pinhole) -> Tensor:
     return camera.focal * p[..., :2] / depth + points.new_tensor(camera.centre)
 
 
-def projection_jacobian(points: Tensor, pose: Pose, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:
+def projection_jacobian(
+    points: Tensor, pose: Pose, camera: Pinhole
+) -> tuple[Tensor, Tensor, Tensor]:
     """Project and differentiate.
 
     Args:
@@ -403,7 +405,11 @@ def bundle_adjust(
         H_pose = (A @ by_pose).sum(1)
         g_pose = (A @ error[..., None]).sum(1)[..., 0]
         H_cross = torch.cat(
-            [(A @ by_point).permute(0, 2, 1, 3).reshape(frames, 6, 3 * size), (A @ by_focal).sum(1)], 2
+            [
+                (A @ by_point).permute(0, 2, 1, 3).reshape(frames, 6, 3 * size),
+                (A @ by_focal).sum(1),
+            ],
+            2,
         )
         B = (by_point * W).transpose(2, 3)
         H_point = (B @ by_point).sum(0)
@@ -443,7 +449,9 @@ def bundle_adjust(
             )[..., 0]
             new_pose = pose.moved(back)
             new_lattice = lattice + step[:-1].reshape(size, 3)
-            new_camera = replace(camera, focal=camera.focal * float(step[-1].clamp(-0.3, 0.3).exp()))
+            new_camera = replace(
+                camera, focal=camera.focal * float(step[-1].clamp(-0.3, 0.3).exp())
+            )
             new_cost = cost_of(new_pose, new_lattice, new_camera)
             if new_cost < cost or damping > 1e3:
                 break
@@ -455,6 +463,4 @@ def bundle_adjust(
         damping = max(damping * 0.2, 1e-8)
         if gain < 3e-5:
             break
-    return BundleSolution(
-        Pose(pose.R.to(start), pose.t.to(start)), lattice.to(start), camera, cost
-    )
+    return BundleSolution(Pose(pose.R.to(start), pose.t.to(start)), lattice.to(start), camera, cost)

@@ -11,7 +11,7 @@ from torch import Tensor
 from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
 from avatar.rig.lattice import REGIONS
-from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
+from avatar.rotations import matrix_to_rotvec, rigid
 from capture.track.solver import Pose
 
 TURN_ACCELERATION = 6.0
@@ -142,6 +142,3 @@ def world_frame(pose: Pose) -> tuple[Tensor, Tensor]:
     flip = torch.diag(pose.t.new_tensor([1.0, -1.0, -1.0]))
     origin = pose.t.mean(0)
     return rigid(flip, origin), rigid(flip @ pose.R, (pose.t - origin) @ flip)
-
-
-__all__ = ["blinks", "fill", "fill_poses", "gaze_of", "rotvec_to_matrix", "smooth_poses", "world_frame"]

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.ndimage import convolve1d
+import torch
+from scipy.ndimage import convolve1d, gaussian_filter1d
+from torch import Tensor
+
+from avatar.capture_data import Splits, Track
+from avatar.rig.lattice import REGIONS, deform
+from avatar.rotations import invert_rigid, transform_points
+from capture.track.rig_fit import frontality
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,9 @@ class _Level:
     factor: float
 
 
-def _levels(picture: np.ndarray, region: np.ndarray, centre: np.ndarray, count: int, factor: float):
+def _levels(
+    picture: np.ndarray, region: np.ndarray, centre: np.ndarray, count: int, factor: float
+) -> list[_Level]:
     """Precompute template, pixel places about the centre, and steepest-descent images per level."""
     levels = []
     image, weight = picture, region.astype(np.float32)
@@ -90,6 +99,11 @@ def _unwarp(M: np.ndarray) -> np.ndarray:
     )
 
 
+def _folded(values: np.ndarray) -> np.ndarray:
+    """Fold a list into rows of 4096: ``cv2.remap`` takes no more than 32767 columns."""
+    return np.pad(values.astype(np.float32), (0, -values.size % 4096)).reshape(-1, 4096)
+
+
 def _register(
     levels: list[_Level],
     pyramid: list[tuple[np.ndarray, np.ndarray]],
@@ -104,18 +118,13 @@ def _register(
         x = (level.cols + 0.5) / level.factor - centre[0]
         y = (level.rows + 0.5) / level.factor - centre[1]
         for _ in range(iterations):
-            u = (M[0, 0] * x + M[0, 1] * y + M[0, 2] + centre[0]) * level.factor - 0.5
-            v = (M[1, 0] * x + M[1, 1] * y + M[1, 2] + centre[1]) * level.factor - 0.5
-            u, v = u.astype(np.float32)[None], v.astype(np.float32)[None]
-            # cv2.remap is limited to 32767 columns: fold the list of pixels into rows.
-            width = 4096
-            pad = -u.size % width
-            u, v = (np.pad(a[0], (0, pad)).reshape(-1, width) for a in (u, v))
+            places = M[:2, :2] @ np.stack([x, y]) + (M[:2, 2] + centre)[:, None]
+            u, v = (_folded(p * level.factor - 0.5) for p in places)
             seen = cv2.remap(
-                image, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-1.0
+                image, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(-1.0,)
             ).reshape(-1)[: len(x)]
-            open_ = cv2.remap(usable, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
-            weight = open_.reshape(-1)[: len(x)] * (seen >= 0)
+            free = cv2.remap(usable, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
+            weight = free.reshape(-1)[: len(x)] * (seen >= 0)
             if weight.sum() < 0.2 * len(x):
                 return _unwarp(M), 0.0
             T = level.template
@@ -133,7 +142,10 @@ def _register(
             step = np.linalg.solve(H + 1e-6 * np.diag(np.diag(H)) + 1e-9 * np.eye(4), Jw.T @ error)
             M = M @ np.linalg.inv(_warp(step))
             reach = np.hypot(*np.ptp(np.stack([x, y]), axis=1)) / 2
-            if max(np.hypot(step[0], step[1]), reach * np.hypot(step[2], step[3])) * level.factor < 0.01:
+            if (
+                max(np.hypot(step[0], step[1]), reach * np.hypot(step[2], step[3])) * level.factor
+                < 0.01
+            ):
                 break
     return _unwarp(M), correlation
 
@@ -175,7 +187,7 @@ def register_torso(
     region[max(int(top * factor), 0) :, :] = 1
     # Stay near the person: the white ground far away says nothing and costs time.
     person = cv2.dilate((template < 0.98).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=6)
-    region &= person
+    region = region * person.astype(np.uint8)
     if region.sum() < 0.01 * region.size:
         return None
     rows, cols = np.nonzero(region)
@@ -188,7 +200,7 @@ def register_torso(
         middle = hull.mean(0)
         hull = ((hull - middle) * 1.12 + middle) * factor
         usable = np.ones(image.shape, np.float32)
-        cv2.fillConvexPoly(usable, np.round(hull).astype(np.int32), 0.0)
+        cv2.fillConvexPoly(usable, np.round(hull).astype(np.int32), (0.0,))
         out = []
         for _ in range(config.levels):
             out.append((cv2.GaussianBlur(image, (0, 0), 1.0), usable))
@@ -207,7 +219,9 @@ def register_torso(
                 other, second = _register(levels, images, centre, np.zeros(4), config.iterations)
                 if second > quality:
                     best, quality = other, second
-            far = np.hypot(best[0], best[1]) > 0.5 * width or abs(best[2]) > 0.7 or abs(best[3]) > 0.5
+            far = (
+                np.hypot(best[0], best[1]) > 0.5 * width or abs(best[2]) > 0.7 or abs(best[3]) > 0.5
+            )
             if far:
                 quality = 0.0
             found[f], correlation[f] = best, quality
@@ -231,9 +245,7 @@ def fill_gaps(motion: TorsoMotion, good: float) -> TorsoMotion | None:
     return TorsoMotion(motion.centre, shift, filled(motion.angle), scale, motion.correlation)
 
 
-def torso_poses(
-    motion: TorsoMotion, T_cam_head_ref: np.ndarray, K: np.ndarray
-) -> np.ndarray:
+def torso_poses(motion: TorsoMotion, T_cam_head_ref: np.ndarray, K: np.ndarray) -> np.ndarray:
     """Turn picture similarities into rigid poses T_cam_torso [F, 4, 4].
 
     The torso frame is the head frame of the reference frame. Scale reads as depth, the picture's
@@ -257,3 +269,55 @@ def torso_poses(
     poses[:, :3, :3] = roll @ T_cam_head_ref[:3, :3]
     poses[:, :3, 3] = (roll @ (T_cam_head_ref[:3, 3] - anchor)) + moved
     return poses
+
+
+def slow_torso(T_world_head: Tensor, reference: int, fps: float) -> Tensor:
+    """Let a torso that is not seen follow the head's slow shifts, without turning [F, 4, 4]."""
+    shift = T_world_head[:, :3, 3].double().numpy()
+    slow = torch.from_numpy(gaussian_filter1d(shift, fps, axis=0, mode="nearest"))
+    T = T_world_head[reference].expand(len(T_world_head), 4, 4).clone()
+    T[:, :3, 3] += (slow - slow[reference]).to(T.dtype)
+    return T
+
+
+def track_torso(
+    track: Track,
+    frame: Callable[[int], np.ndarray],
+    mask: Callable[[int], np.ndarray],
+    splits: Splits,
+    config: TorsoConfig,
+) -> Tensor:
+    """Find the torso's pose in all frames of a track whose heads are solved.
+
+    Args:
+        track: with final heads.
+        frame: index to picture, uint8 [H, W, 3].
+        mask: index to person mask, uint8 [H, W].
+        splits: the reference frame is the most frontal one of ``splits.train``.
+        config: settings.
+
+    Returns:
+        T_world_torso [F, 4, 4]; equal to T_world_head in the reference frame. Where the clip shows
+        too little below the chin, the head's slow motion.
+    """
+    T_cam_head = (track.T_cam_world[0] @ track.T_world_head).double()
+    oval = list(REGIONS["face_oval"])
+    posed = deform(track.lattice, track.basis, track.expression).double()[:, oval]
+    p = transform_points(T_cam_head, posed) @ track.K[0].double().T
+    face = (p[..., :2] / p[..., 2:]).numpy()
+    usable = track.valid.clone()
+    usable[: splits.train[0]] = usable[splits.train[1] :] = False
+    reference = int(frontality(T_cam_head[:, :3, :3]).masked_fill(~usable, -4).argmax())
+
+    def on_white(f: int) -> np.ndarray:
+        grey = cv2.cvtColor(np.ascontiguousarray(frame(f)), cv2.COLOR_RGB2GRAY)
+        alpha = mask(f).astype(np.float32) / 255
+        return grey.astype(np.float32) / 255 * alpha + 1 - alpha
+
+    motion = register_torso(on_white, lambda f: face[f], len(track), reference, config)
+    motion = fill_gaps(motion, config.good_correlation) if motion else None
+    if motion is None:
+        return slow_torso(track.T_world_head, reference, track.fps)
+    poses = torso_poses(motion, T_cam_head[reference].numpy(), track.K[0].double().numpy())
+    T_world_cam = invert_rigid(track.T_cam_world[0].double())
+    return (T_world_cam @ torch.from_numpy(poses)).to(track.T_world_head.dtype)

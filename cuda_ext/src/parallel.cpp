@@ -60,7 +60,15 @@ class Pool {
     if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
     drain(0);
     state_.fetch_or(kClosed, std::memory_order_acq_rel);
-    while ((state_.load(std::memory_order_acquire) & kActive) != 0) relax();
+    // A worker that is still at it usually needs microseconds. On a busy machine it may have lost its
+    // core, and then waiting on this one would keep it from coming back.
+    for (int spin = 0; (state_.load(std::memory_order_acquire) & kActive) != 0; ++spin) {
+      if (spin < 1500) {
+        relax();
+      } else {
+        std::this_thread::yield();
+      }
+    }
   }
 
   const int process;

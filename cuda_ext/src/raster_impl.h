@@ -56,31 +56,44 @@ struct Pair {
   uint32_t gaussian, slot;
 };
 
+// A pair before it is sorted by tile.
+struct Emission {
+  uint32_t tile, mask, gaussian, slot;
+};
+
+// A Gaussian's slots: one for each tile that it reaches.
+struct Slots {
+  uint32_t begin, count;
+};
+
+// Depth order visits Gaussians at random places of memory: how far ahead of their use they are fetched.
+constexpr int kAhead = 16;
+
 // Where the arrays of the saved state begin.
 struct State {
   uint32_t* tile_begin;  // [tiles + 1] into pairs
-  uint32_t* slot_begin;  // [N]
-  uint32_t* slot_count;  // [N]
+  Slots* slots;          // [N]
   Pair* pairs;           // by tile, front to back
-  uint16_t* masks;       // by slot: blocks that the pair reaches; after blending: that it coloured
+  uint16_t* pair_masks;  // by pair: blocks that it reaches; after blending: blocks that it coloured
+  uint16_t* masks;       // by slot: blocks that it coloured
 
   static int64_t tiles_x(const HsScene& s) { return (s.width + kTile - 1) / kTile; }
   static int64_t tiles(const HsScene& s) { return tiles_x(s) * ((s.height + kTile - 1) / kTile); }
   static int64_t bytes(const HsScene& s, int64_t pairs) {
-    return (int64_t)(Scratch::padded(4 * (tiles(s) + 1)) + 2 * Scratch::padded(4 * s.count) +
-                     Scratch::padded(8 * pairs) + Scratch::padded(2 * pairs));
+    return (int64_t)(Scratch::padded(4 * (tiles(s) + 1)) + Scratch::padded(8 * s.count) +
+                     Scratch::padded(8 * pairs) + 2 * Scratch::padded(2 * pairs));
   }
   State(const HsScene& s, int64_t pair_bound, void* memory) {
     char* at = static_cast<char*>(memory);
     tile_begin = reinterpret_cast<uint32_t*>(at);
     at += Scratch::padded(4 * (tiles(s) + 1));
-    slot_begin = reinterpret_cast<uint32_t*>(at);
-    at += Scratch::padded(4 * s.count);
-    slot_count = reinterpret_cast<uint32_t*>(at);
-    at += Scratch::padded(4 * s.count);
+    slots = reinterpret_cast<Slots*>(at);
+    at += Scratch::padded(8 * s.count);
     pairs = reinterpret_cast<Pair*>(at);
     at += Scratch::padded(8 * pair_bound);
     masks = reinterpret_cast<uint16_t*>(at);
+    at += Scratch::padded(2 * pair_bound);
+    pair_masks = reinterpret_cast<uint16_t*>(at);
   }
 };
 
@@ -363,11 +376,15 @@ static int64_t bin(const HsRun& run, const HsScene& s, const Record<typename V::
   const int64_t tiles_x = State::tiles_x(s), tiles = State::tiles(s);
   // More chunks balance better, but every one has a counter per tile to clear and to add up.
   const int64_t chunks = larger<int64_t>(1, smaller<int64_t>(run.threads == 1 ? 1 : 2 * run.threads, visible / 512));
-  Scratch scratch(Scratch::padded(4 * (size_t)(chunks * tiles)) + Scratch::padded(4 * (size_t)pair_bound) +
-                  Scratch::padded(8 * (size_t)(chunks + 1)) + 512);
+  const int64_t id_chunks = (s.count + kProjectChunk - 1) / kProjectChunk;
+  Scratch scratch(Scratch::padded(4 * (size_t)(chunks * tiles)) +
+                  Scratch::padded(sizeof(Emission) * (size_t)pair_bound) +
+                  2 * Scratch::padded(8 * (size_t)(chunks + 1)) + Scratch::padded(8 * (size_t)id_chunks) + 512);
   uint32_t* counts = scratch.take<uint32_t>((size_t)(chunks * tiles));
-  uint32_t* tile_of = scratch.take<uint32_t>((size_t)pair_bound);
-  int64_t* slots = scratch.take<int64_t>((size_t)(chunks + 1));
+  Emission* emissions = scratch.take<Emission>((size_t)pair_bound);
+  int64_t* emission_begin = scratch.take<int64_t>((size_t)(chunks + 1));
+  int64_t* emission_end = scratch.take<int64_t>((size_t)(chunks + 1));
+  int64_t* first_slot = scratch.take<int64_t>((size_t)id_chunks);
   const auto chunk_begin = [&](int64_t chunk) { return visible * chunk / chunks; };
 
   alignas(64) Real block_offset[2][kLanes];
@@ -377,43 +394,70 @@ static int64_t bin(const HsRun& run, const HsScene& s, const Record<typename V::
   }
   const V block_x = V::load(block_offset[0]), block_y = V::load(block_offset[1]);
 
+  // Slots are numbered by Gaussian, not by depth: the way back then reads its rows in memory order.
+  parallel(id_chunks, run.threads, [&](int64_t chunk, int) {
+    int64_t bound = 0;
+    for (int64_t id = chunk * kProjectChunk; id < smaller(s.count, (chunk + 1) * kProjectChunk); ++id) {
+      bound += (int64_t)(boxes[id].x1 - boxes[id].x0) * (boxes[id].y1 - boxes[id].y0);
+    }
+    first_slot[chunk] = bound;
+  });
+  int64_t sum = 0;
+  for (int64_t chunk = 0; chunk < id_chunks; ++chunk) {
+    const int64_t bound = first_slot[chunk];
+    first_slot[chunk] = sum;
+    sum += bound;
+  }
+  parallel(id_chunks, run.threads, [&](int64_t chunk, int) {
+    uint32_t slot = (uint32_t)first_slot[chunk];
+    for (int64_t id = chunk * kProjectChunk; id < smaller(s.count, (chunk + 1) * kProjectChunk); ++id) {
+      state.slots[id] = {slot, 0};
+      slot += (uint32_t)(boxes[id].x1 - boxes[id].x0) * (uint32_t)(boxes[id].y1 - boxes[id].y0);
+    }
+  });
   parallel(chunks, run.threads, [&](int64_t chunk, int) {
     int64_t bound = 0;
     for (int64_t rank = chunk_begin(chunk); rank < chunk_begin(chunk + 1); ++rank) {
       const Box box = boxes[order[rank]];
       bound += (int64_t)(box.x1 - box.x0) * (box.y1 - box.y0);
     }
-    slots[chunk] = bound;
+    emission_begin[chunk] = bound;
   });
-  int64_t sum = 0;
+  sum = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t bound = slots[chunk];
-    slots[chunk] = sum;
+    const int64_t bound = emission_begin[chunk];
+    emission_begin[chunk] = sum;
     sum += bound;
   }
   parallel(chunks, run.threads, [&](int64_t chunk, int) {
     FlushDenormals guard;
     uint32_t* count = counts + chunk * tiles;
+    Emission* emission = emissions + emission_begin[chunk];
     memset(count, 0, 4 * (size_t)tiles);
-    uint32_t slot = (uint32_t)slots[chunk];
     for (int64_t rank = chunk_begin(chunk); rank < chunk_begin(chunk + 1); ++rank) {
       const uint32_t id = order[rank];
-      if (rank + 8 < visible) __builtin_prefetch(&records[order[rank + 8]]);
+      if (rank + kAhead < visible) {
+        const uint32_t ahead = order[rank + kAhead];
+        __builtin_prefetch(&records[ahead]);
+        __builtin_prefetch(&boxes[ahead]);
+        __builtin_prefetch(&state.slots[ahead], 1);
+      }
       const Record<Real>& r = records[id];
       const Box box = boxes[id];
-      state.slot_begin[id] = slot;
+      uint32_t slot = state.slots[id].begin;
       for (int y = box.y0; y < box.y1; ++y) {
         for (int x = box.x0; x < box.x1; ++x) {
           const uint32_t mask = reached_blocks<V>(r, block_x, block_y, Real(x * kTile), Real(y * kTile));
           const uint32_t tile = (uint32_t)(y * tiles_x + x);
-          state.masks[slot] = (uint16_t)mask;
-          tile_of[slot] = tile;
+          *emission = {tile, mask, id, slot};
           count[tile] += mask != 0;
           slot += mask != 0;
+          emission += mask != 0;
         }
       }
-      state.slot_count[id] = slot - state.slot_begin[id];
+      state.slots[id].count = slot - state.slots[id].begin;
     }
+    emission_end[chunk] = emission - emissions;
   });
   uint32_t total = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
@@ -428,10 +472,11 @@ static int64_t bin(const HsRun& run, const HsScene& s, const Record<typename V::
   state.tile_begin[tiles] = total;
   parallel(chunks, run.threads, [&](int64_t chunk, int) {
     uint32_t* position = counts + chunk * tiles;
-    for (int64_t rank = chunk_begin(chunk); rank < chunk_begin(chunk + 1); ++rank) {
-      const uint32_t id = order[rank];
-      const uint32_t begin = state.slot_begin[id], end = begin + state.slot_count[id];
-      for (uint32_t slot = begin; slot < end; ++slot) state.pairs[position[tile_of[slot]]++] = {id, slot};
+    for (int64_t i = emission_begin[chunk]; i < emission_end[chunk]; ++i) {
+      const Emission e = emissions[i];
+      const uint32_t at = position[e.tile]++;
+      state.pairs[at] = {e.gaussian, e.slot};
+      state.pair_masks[at] = (uint16_t)e.mask;
     }
   });
   return total;
@@ -446,12 +491,12 @@ struct Pass {
   bool initial;   // the pass that also does alpha, depth and masks
 };
 
-// A tile's place in the picture and its lanes' coordinates.
+// A tile's place in the picture and the coordinates of its pixel centres.
 template <class V>
 struct TileView {
   using Real = typename V::Real;
   int64_t x0, y0;
-  V lane_x, lane_y;
+  V columns[kBlock], rows[kBlock];  // by column and row of blocks
 
   explicit TileView(const HsScene& s, int64_t tile)
       : x0(tile % State::tiles_x(s) * kTile), y0(tile / State::tiles_x(s) * kTile) {
@@ -460,29 +505,52 @@ struct TileView {
       x[lane] = Real(x0) + Real(lane % kBlock) + Real(0.5);
       y[lane] = Real(y0) + Real(lane / kBlock) + Real(0.5);
     }
-    lane_x = V::load(x);
-    lane_y = V::load(y);
+    for (int i = 0; i < kBlock; ++i) {
+      columns[i] = V::load(x) + V(Real(i * kBlock));
+      rows[i] = V::load(y) + V(Real(i * kBlock));
+    }
   }
-  // Pixel centres of a block's lanes.
-  HS_INLINE V x(int block) const { return lane_x + V(Real(block % kBlock * kBlock)); }
-  HS_INLINE V y(int block) const { return lane_y + V(Real(block / kBlock * kBlock)); }
+  HS_INLINE const V& x(int block) const { return columns[block % kBlock]; }
+  HS_INLINE const V& y(int block) const { return rows[block / kBlock]; }
+  HS_INLINE int64_t left(int block) const { return x0 + block % kBlock * kBlock; }
+  HS_INLINE int64_t top(int block) const { return y0 + block / kBlock * kBlock; }
+  // Whether all 16 pixels of the block are in the picture.
+  HS_INLINE bool whole(const HsScene& s, int block) const {
+    return left(block) + kBlock <= s.width && top(block) + kBlock <= s.height;
+  }
   // Calls f(lane, column, row) for each lane of the block that is inside of the picture.
   template <class F>
   HS_INLINE void each_pixel(const HsScene& s, int block, const F& f) const {
-    const int64_t left = x0 + block % kBlock * kBlock, top = y0 + block / kBlock * kBlock;
-    const int columns = (int)smaller<int64_t>(kBlock, s.width - left);
-    const int rows = (int)smaller<int64_t>(kBlock, s.height - top);
-    for (int j = 0; j < rows; ++j) {
-      for (int i = 0; i < columns; ++i) f(j * kBlock + i, left + i, top + j);
+    const int columns_inside = (int)smaller<int64_t>(kBlock, s.width - left(block));
+    const int rows_inside = (int)smaller<int64_t>(kBlock, s.height - top(block));
+    for (int j = 0; j < rows_inside; ++j) {
+      for (int i = 0; i < columns_inside; ++i) f(j * kBlock + i, left(block) + i, top(block) + j);
+    }
+  }
+  // Reads a whole block of an array [H, W, kChannels] and writes one.
+  template <int kChannels>
+  HS_INLINE void read(const HsScene& s, int block, const Real* array, Real* out) const {
+    for (int j = 0; j < kBlock; ++j) {
+      memcpy(out + j * kBlock * kChannels, array + ((top(block) + j) * s.width + left(block)) * kChannels,
+             sizeof(Real) * kBlock * kChannels);
+    }
+  }
+  template <int kChannels>
+  HS_INLINE void write(const HsScene& s, int block, Real* array, const Real* in) const {
+    for (int j = 0; j < kBlock; ++j) {
+      memcpy(array + ((top(block) + j) * s.width + left(block)) * kChannels, in + j * kBlock * kChannels,
+             sizeof(Real) * kBlock * kChannels);
     }
   }
 };
 
-// One Gaussian's alpha on one block: 0 where it is below the threshold. `raw` is unclamped.
+// One Gaussian's alpha on one block: 0 where it is below the threshold. `raw` is unclamped, `reached`
+// the mask of lanes at or above the threshold.
 template <class V, class Real = typename V::Real>
-HS_FN V block_alpha(const Record<Real>& r, V dx, V dy, V& raw) {
+HS_FN V block_alpha(const Record<Real>& r, V dx, V dy, V& raw, typename V::Mask& reached) {
   const V p = exponent(V(r.a), V(r.b), V(r.c), V(r.l), dx, dy);
-  raw = keep(p >= V(Real(kLog2AlphaThreshold)), exp2(p));
+  reached = p >= V(Real(kLog2AlphaThreshold));
+  raw = keep(reached, exp2(p));
   return min(raw, V(Real(kMaxAlpha)));
 }
 
@@ -510,16 +578,27 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
   if (begin == end) {
     const int64_t rows = smaller<int64_t>(kTile, s.height - view.y0);
     const int64_t columns = smaller<int64_t>(kTile, s.width - view.x0);
+    // A row of the usual dense picture is one copy; plain stores per channel took a seventh of the
+    // whole forward pass.
+    const bool dense = pass.count == s.channels && columns == kTile;
+    const bool own = background != nullptr && s.background_stride != 0;
+    Real pattern[3 * kTile] = {};
+    if (background != nullptr && !own) {
+      for (int i = 0; i < kTile; ++i) {
+        for (int k = 0; k < pass.count; ++k) pattern[i * pass.count + k] = background[pass.first + k];
+      }
+    }
     for (int64_t j = 0; j < rows; ++j) {
       const int64_t pixel = (view.y0 + j) * s.width + view.x0;
       Real* to = image + pixel * s.channels + pass.first;
-      if (background == nullptr) {
-        for (int64_t i = 0; i < columns; ++i)
-          for (int k = 0; k < pass.count; ++k) to[i * s.channels + k] = Real(0);
+      const Real* from = own ? background + pixel * s.channels + pass.first : pattern;
+      const int64_t step = own ? s.channels : pass.count;
+      if (dense) {
+        memcpy(to, from, sizeof(Real) * (size_t)(kTile * pass.count));
       } else {
-        const Real* from = background + pixel * s.background_stride + pass.first;
-        for (int64_t i = 0; i < columns; ++i)
-          for (int k = 0; k < pass.count; ++k) to[i * s.channels + k] = from[i * s.background_stride + k];
+        for (int64_t i = 0; i < columns; ++i) {
+          for (int k = 0; k < pass.count; ++k) to[i * s.channels + k] = from[i * step + k];
+        }
       }
       if (pass.initial) {
         memset(alpha_out + pixel, 0, sizeof(Real) * (size_t)columns);
@@ -529,45 +608,43 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
     return;
   }
 
+  for (uint32_t i = begin; i < smaller(end, begin + kAhead); ++i) {
+    __builtin_prefetch(&records[state.pairs[i].gaussian]);
+  }
   BlockState<V> blocks[kLanes];
   uint32_t alive = 0;
   for (int block = 0; block < kLanes; ++block) {
-    alignas(64) Real inside[kLanes] = {};
-    int pixels = 0;
-    view.each_pixel(s, block, [&](int lane, int64_t, int64_t) {
-      inside[lane] = Real(1);
-      ++pixels;
-    });
     BlockState<V>& b = blocks[block];
-    b.transmittance = V::load(inside);
+    b.transmittance = V(1);
+    if (!view.whole(s, block)) {
+      alignas(64) Real inside[kLanes] = {};
+      view.each_pixel(s, block, [&](int lane, int64_t, int64_t) { inside[lane] = Real(1); });
+      b.transmittance = V::load(inside);
+    }
     b.final = b.transmittance;
     b.colour[0] = b.colour[1] = b.colour[2] = b.depth = V(0);
-    alive |= (uint32_t)(pixels > 0) << block;
+    alive |= (uint32_t)(view.left(block) < s.width && view.top(block) < s.height) << block;
   }
 
   alignas(64) Record<Real> near[kPairChunk];
-  uint32_t slot[kPairChunk];
   uint16_t coloured[kPairChunk];
-  uint16_t list[kLanes][kPairChunk];
-  const V stop{kStopTransmittance};
+  uint16_t list[kLanes][kPairChunk + 16];
+  const V stop{Real(kStopTransmittance)};
   uint32_t at = begin;
   for (; at < end && alive != 0; at += kPairChunk) {
     const int count = (int)smaller<uint32_t>(kPairChunk, end - at);
     int lengths[kLanes] = {};
     for (int i = 0; i < count; ++i) {
-      const Pair pair = state.pairs[at + i];
-      near[i] = records[pair.gaussian];
+      const uint32_t gaussian = state.pairs[at + i].gaussian;
+      if (at + i + kAhead < end) __builtin_prefetch(&records[state.pairs[at + i + kAhead].gaussian]);
+      near[i] = records[gaussian];
       if (!pass.initial) {
-        const Real* row = colours + pair.gaussian * s.channels + pass.first;
+        const Real* row = colours + gaussian * s.channels + pass.first;
         for (int k = 0; k < 3; ++k) near[i].colour[k] = k < pass.count ? row[k] : Real(0);
       }
-      slot[i] = pair.slot;
-      coloured[i] = 0;
-      for (uint32_t m = state.masks[pair.slot] & alive; m != 0; m &= m - 1) {
-        const int block = __builtin_ctz(m);
-        list[block][lengths[block]++] = (uint16_t)i;
-      }
     }
+    memset(coloured, 0, sizeof(uint16_t) * (size_t)count);
+    SplitByBlock<V, kPairChunk + 16>::run(state.pair_masks + at, count, alive, list, lengths);
     for (int block = 0; block < kLanes; ++block) {
       const int length = lengths[block];
       if (length == 0) continue;
@@ -578,7 +655,8 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
         const int i = list[block][j];
         const Record<Real>& r = near[i];
         V raw;
-        const V alpha = block_alpha(r, px - V(r.x), py - V(r.y), raw);
+        typename V::Mask reached;
+        const V alpha = block_alpha(r, px - V(r.x), py - V(r.y), raw, reached);
         const V next = fnma(alpha, b.transmittance, b.transmittance);
         const auto going = next > stop;
         const V w = keep(going, alpha * b.transmittance);
@@ -588,7 +666,7 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
         b.depth = fma(w, V(r.z), b.depth);
         b.final = select(going, next, b.final);
         b.transmittance = next;
-        coloured[i] = (uint16_t)(coloured[i] | (any(w > V(0)) ? bit : 0));
+        coloured[i] = (uint16_t)(coloured[i] | (any(going & reached) ? bit : 0));
         if (!any(going)) {
           alive &= ~(uint32_t)bit;
           break;
@@ -597,16 +675,36 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
       blocks[block] = b;
     }
     if (pass.initial) {
-      for (int i = 0; i < count; ++i) state.masks[slot[i]] = coloured[i];
+      memcpy(state.pair_masks + at, coloured, sizeof(uint16_t) * (size_t)count);
+      for (int i = 0; i < count; ++i) state.masks[state.pairs[at + i].slot] = coloured[i];
     }
   }
   if (pass.initial) {
-    for (; at < end; ++at) state.masks[state.pairs[at].slot] = 0;
+    for (; at < end; ++at) {
+      state.masks[state.pairs[at].slot] = 0;
+      state.pair_masks[at] = 0;
+    }
   }
 
+  const bool simple = s.channels == 3 && s.background_stride == 0;
   for (int block = 0; block < kLanes; ++block) {
     alignas(64) Real colour[3][kLanes], final[kLanes], depth[kLanes];
     const BlockState<V>& b = blocks[block];
+    if (simple && view.whole(s, block)) {
+      V blended[3];
+      for (int k = 0; k < 3; ++k) {
+        blended[k] = background == nullptr ? b.colour[k] : fma(b.final, V(background[k]), b.colour[k]);
+      }
+      alignas(64) Real pixels[3 * kLanes];
+      interleave(blended, pixels);
+      view.template write<3>(s, block, image, pixels);
+      const V alpha = V(1) - b.final;
+      alpha.store(final);
+      keep(alpha > V(0), b.depth / alpha).store(depth);
+      view.template write<1>(s, block, alpha_out, final);
+      view.template write<1>(s, block, depth_out, depth);
+      continue;
+    }
     for (int k = 0; k < 3; ++k) b.colour[k].store(colour[k]);
     b.final.store(final);
     b.depth.store(depth);
@@ -627,7 +725,7 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
   }
 }
 
-// The number of values in a pair's row of sums: moments, depth, then colours.
+// A pair's row of sums: six moments, depth, one unused, then the colours.
 constexpr int kMomentRow = 8;
 HS_FN int64_t row_length(int64_t channels) {
   return (kMomentRow + 3 * ((channels + 2) / 3) + 15) / 16 * 16;
@@ -646,7 +744,7 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
   using Real = typename V::Real;
   const uint32_t begin = state.tile_begin[tile], end = state.tile_begin[tile + 1];
   uint32_t touched = 0;
-  for (uint32_t at = begin; at < end; ++at) touched |= state.masks[state.pairs[at].slot];
+  for (uint32_t at = begin; at < end; ++at) touched |= state.pair_masks[at];
   if (touched == 0) return;
 
   const TileView<V> view(s, tile);
@@ -662,6 +760,39 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
   BlockGradient<V> blocks[kLanes];
   for (uint32_t m = touched; m != 0; m &= m - 1) {
     const int block = __builtin_ctz(m);
+    BlockGradient<V>& b = blocks[block];
+    if (s.channels == 3 && v_image != nullptr && view.whole(s, block)) {
+      alignas(64) Real pixels[3 * kLanes], plane[kLanes];
+      V out[3];
+      view.template read<3>(s, block, v_image, pixels);
+      deinterleave(pixels, b.colour);
+      view.template read<3>(s, block, image, pixels);
+      deinterleave(pixels, out);
+      V sum = b.colour[0] * out[0];
+      sum = fma(b.colour[1], out[1], sum);
+      sum = fma(b.colour[2], out[2], sum);
+      view.template read<1>(s, block, alpha, plane);
+      const V covered = V::load(plane);
+      V v_coverage(0);
+      if (v_alpha != nullptr) {
+        view.template read<1>(s, block, v_alpha, plane);
+        v_coverage = V::load(plane);
+      }
+      b.depth = V(0);
+      if (kDepth) {
+        // depth = Z / alpha with Z = sum w z: Z is one more channel without background.
+        view.template read<1>(s, block, v_depth, plane);
+        const V v = V::load(plane);
+        view.template read<1>(s, block, depth, plane);
+        const V z = V::load(plane);
+        b.depth = keep(covered > V(0), v / covered);
+        v_coverage = fnma(b.depth, z, v_coverage);
+        sum = fma(v, z, sum);
+      }
+      b.transmittance = V(1);
+      b.behind = fnma(V(1) - covered, v_coverage, sum);
+      continue;
+    }
     alignas(64) Real g[3][kLanes] = {}, g_depth[kLanes] = {}, behind[kLanes] = {}, inside[kLanes] = {};
     view.each_pixel(s, block, [&](int lane, int64_t column, int64_t row) {
       const int64_t pixel = row * s.width + column;
@@ -679,7 +810,6 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
         const Real final = Real(1) - alpha[pixel];
         Real v_coverage = v_alpha == nullptr ? Real(0) : v_alpha[pixel];
         if (kDepth && alpha[pixel] > Real(0)) {
-          // depth = Z / alpha with Z = sum w z: Z is one more channel without background.
           g_depth[lane] = v_depth[pixel] / alpha[pixel];
           v_coverage -= g_depth[lane] * depth[pixel];
           sum += v_depth[pixel] * depth[pixel];
@@ -688,7 +818,6 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
       }
       behind[lane] = sum;
     });
-    BlockGradient<V>& b = blocks[block];
     b.transmittance = V::load(inside);
     b.behind = V::load(behind);
     for (int k = 0; k < 3; ++k) b.colour[k] = V::load(g[k]);
@@ -698,8 +827,12 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
   const V stop{kStopTransmittance}, one(1), most{kMaxAlpha};
   for (uint32_t at = begin; at < end; ++at) {
     const Pair pair = state.pairs[at];
-    uint32_t mask = state.masks[pair.slot];
-    if (at + 12 < end) __builtin_prefetch(&records[state.pairs[at + 12].gaussian]);
+    uint32_t mask = state.pair_masks[at];
+    if (at + kAhead < end) {
+      const Pair ahead = state.pairs[at + kAhead];
+      __builtin_prefetch(&records[ahead.gaussian]);
+      __builtin_prefetch(&rows[(int64_t)ahead.slot * stride], 1);
+    }
     if (mask == 0) continue;
     const Record<Real>& r = records[pair.gaussian];
     Real colour[3] = {r.colour[0], r.colour[1], r.colour[2]};
@@ -707,15 +840,15 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
       const Real* row = colours + pair.gaussian * s.channels + pass.first;
       for (int k = 0; k < 3; ++k) colour[k] = k < pass.count ? row[k] : Real(0);
     }
-    // s, x, y, xx, xy, yy, depth, unused, colour
-    V sums[16];
-    for (int k = 0; k < 16; ++k) sums[k] = V(0);
+    V sums[12];  // as the row; the last one stays 0
+    for (int k = 0; k < 12; ++k) sums[k] = V(0);
     for (; mask != 0; mask &= mask - 1) {
       const int block = __builtin_ctz(mask);
       BlockGradient<V>& b = blocks[block];
       const V dx = view.x(block) - V(r.x), dy = view.y(block) - V(r.y);
       V raw;
-      const V alpha_here = block_alpha(r, dx, dy, raw);
+      typename V::Mask reached;
+      const V alpha_here = block_alpha(r, dx, dy, raw, reached);
       const V T = b.transmittance;
       const V next = fnma(alpha_here, T, T);
       const auto going = next > stop;
@@ -746,7 +879,7 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
     sum_lanes(sums, total);
     Real* row = rows + (int64_t)pair.slot * stride;
     if (pass.initial) {
-      for (int k = 0; k < 16; ++k) row[k] = total[k];
+      memcpy(row, total, sizeof(total));
     } else {
       for (int k = 0; k < 6; ++k) row[k] += total[k];
       for (int k = 0; k < 3; ++k) row[kMomentRow + pass.first + k] = total[8 + k];
@@ -768,8 +901,8 @@ static void project_backward(const HsRun& run, const HsScene& s, const State& st
 
   parallel(chunks, run.threads, [&](int64_t chunk, int) {
     FlushDenormals guard;
-    V pose[16];
-    for (int i = 0; i < 16; ++i) pose[i] = V(0);
+    V pose[12];
+    for (int i = 0; i < 12; ++i) pose[i] = V(0);
     const int64_t end = smaller(s.count, (chunk + 1) * kProjectChunk);
     for (int64_t first = chunk * kProjectChunk; first < end; first += kLanes) {
       const int count = (int)smaller<int64_t>(kLanes, end - first);
@@ -778,22 +911,28 @@ static void project_backward(const HsRun& run, const HsScene& s, const State& st
       Real* v_colours = static_cast<Real*>(gradients.v_colours);
       for (int lane = 0; lane < count; ++lane) {
         const int64_t id = first + lane;
-        Real total[kMomentRow] = {};
-        Real* v_colour = v_colours == nullptr ? nullptr : v_colours + id * s.channels;
-        if (v_colour != nullptr) {
-          for (int64_t k = 0; k < s.channels; ++k) v_colour[k] = Real(0);
-        }
-        const uint32_t begin = state.slot_begin[id], slots = state.slot_count[id];
-        for (uint32_t slot = begin; slot < begin + slots; ++slot) {
-          if (state.masks[slot] == 0) continue;
-          const Real* row = rows + (int64_t)slot * stride;
-          seen |= 1u << lane;
-          for (int k = 0; k < kMomentRow; ++k) total[k] += row[k];
-          if (v_colour != nullptr) {
-            for (int64_t k = 0; k < s.channels; ++k) v_colour[k] += row[kMomentRow + k];
+        const Slots slots = state.slots[id];
+        // A row is one vector, or several where there are more than eight channels.
+        for (int64_t part = 0; part < stride; part += kLanes) {
+          V sum(0);
+          for (uint32_t slot = slots.begin; slot < slots.begin + slots.count; ++slot) {
+            if (state.masks[slot] == 0) continue;
+            seen |= 1u << lane;
+            sum = sum + V::load(rows + (int64_t)slot * stride + part);
+          }
+          alignas(64) Real total[kLanes];
+          sum.store(total);
+          const int64_t first_channel = part == 0 ? 0 : part - kMomentRow;
+          const Real* channel = part == 0 ? total + kMomentRow : total;
+          if (part == 0) {
+            for (int k = 0; k < kMomentRow; ++k) columns[k][lane] = total[k];
+          }
+          if (v_colours == nullptr) continue;
+          const int64_t last_channel = smaller<int64_t>(s.channels, part + kLanes - kMomentRow);
+          for (int64_t k = first_channel; k < last_channel; ++k) {
+            v_colours[id * s.channels + k] = channel[k - first_channel];
           }
         }
-        for (int k = 0; k < kMomentRow; ++k) columns[k][lane] = total[k];
       }
       V zeros[4] = {V(0), V(0), V(0), V(0)};
       if (seen == 0) {
@@ -874,7 +1013,6 @@ static int64_t rasterize(const HsRun& run, const HsScene& s, const void* records
   Scratch scratch(Scratch::padded(4 * (size_t)s.count));
   uint32_t* order = scratch.take<uint32_t>((size_t)s.count);
   const int64_t visible = sort_by_depth(s, records, boxes, run.threads, order);
-  if (visible < s.count) memset(state.slot_count, 0, 4 * (size_t)s.count);
   const int64_t pairs = bin<V>(run, s, records, boxes, pair_bound, order, visible, state);
   each_pass(s.channels, [&](const Pass& pass) {
     parallel(State::tiles(s), run.threads, [&](int64_t tile, int) {

@@ -208,10 +208,10 @@ HS_FN Lanes<double> log2(const Lanes<double>& a) {
   for (double& value : x) value = ::log2(value);
   return Lanes<double>::load(x);
 }
-// out[j] = sum of the lanes of v[j], j < 16.
+// out[j] = sum of the lanes of v[j], j < 12; up to out[15] is written.
 template <class R>
-HS_FN void sum_lanes(const Lanes<R> v[16], R* out) {
-  for (int j = 0; j < 16; ++j) {
+HS_FN void sum_lanes(const Lanes<R> v[12], R* out) {
+  for (int j = 0; j < 12; ++j) {
     typename Lanes<R>::Part sum = v[j].part[0];
     for (int i = 1; i < Lanes<R>::kParts; ++i) sum += v[j].part[i];
     R total = sum[0];
@@ -219,6 +219,38 @@ HS_FN void sum_lanes(const Lanes<R> v[16], R* out) {
     out[j] = total;
   }
 }
+
+// Three channels of 16 lanes to 48 interleaved numbers, and back.
+template <class V, class Real = typename V::Real>
+HS_FN void interleave(const V channel[3], Real* out) {
+  alignas(64) Real columns[3][16];
+  for (int k = 0; k < 3; ++k) channel[k].store(columns[k]);
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < 3; ++k) out[3 * i + k] = columns[k][i];
+  }
+}
+template <class V, class Real = typename V::Real>
+HS_FN void deinterleave(const Real* in, V channel[3]) {
+  alignas(64) Real columns[3][16];
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < 3; ++k) columns[k][i] = in[3 * i + k];
+  }
+  for (int k = 0; k < 3; ++k) channel[k] = V::load(columns[k]);
+}
+// Appends to list[block] every i in [0, count) whose mask has the block's bit. Rows hold `kRow`
+// entries, at least count + 16. No branch depends on a mask: they are not predictable.
+template <class V, int kRow>
+struct SplitByBlock {
+  HS_FN void run(const uint16_t* masks, int count, uint32_t alive, uint16_t (*list)[kRow], int* lengths) {
+    for (int i = 0; i < count; ++i) {
+      const uint32_t mask = masks[i] & alive;
+      for (int block = 0; block < 16; ++block) {
+        list[block][lengths[block]] = (uint16_t)i;
+        lengths[block] += mask >> block & 1;
+      }
+    }
+  }
+};
 
 #if HEADSPLAT_LEVEL == 3
 
@@ -281,26 +313,72 @@ HS_FN Wide log2(Wide a) {
   return fma(p, s, Wide::make(e));
 }
 // A butterfly: each stage halves the number of vectors and doubles what each of them holds.
-HS_FN void sum_lanes(const Wide v[16], float* out) {
-  __m512 a[8], b[4], c[2];
-  for (int i = 0; i < 8; ++i) {
+HS_FN void sum_lanes(const Wide v[12], float* out) {
+  __m512 a[6], b[3];
+  for (int i = 0; i < 6; ++i) {
     const __m512 x = v[2 * i].v, y = v[2 * i + 1].v;
     a[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
   }
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 3; ++i) {
     const __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
     b[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
                          _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
   }
-  // b[i] holds, in each 128-bit quarter, partial sums of v[4i .. 4i+3].
-  for (int i = 0; i < 2; ++i) {
-    c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88),
-                         _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd));
-  }
-  // c[0] = (b0, b0, b1, b1), c[1] = (b2, b2, b3, b3) by quarters
-  _mm512_storeu_ps(out, _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88),
-                                      _mm512_shuffle_f32x4(c[0], c[1], 0xdd)));
+  // b[i] holds, in each 128-bit quarter, partial sums of v[4i .. 4i+3]; by quarters:
+  // c = (b0, b0, b1, b1), d = halves of b2, twice
+  const __m512 c = _mm512_add_ps(_mm512_shuffle_f32x4(b[0], b[1], 0x88),
+                                 _mm512_shuffle_f32x4(b[0], b[1], 0xdd));
+  const __m512 d = _mm512_add_ps(b[2], _mm512_shuffle_f32x4(b[2], b[2], 0x4e));
+  _mm512_storeu_ps(out, _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd)));
 }
+// Orders for the two-source permutation: entries of 16 and more take from the second source.
+struct InterleaveOrder {
+  alignas(64) int32_t first[3][16], second[3][16];  // (red, green), then (those, blue)
+  alignas(64) int32_t low[3][16], high[3][16];      // and back: (first 32), then (those, last 16)
+  constexpr InterleaveOrder() : first(), second(), low(), high() {
+    for (int i = 0; i < 48; ++i) {
+      const int lane = i / 3, k = i % 3;
+      first[i / 16][i % 16] = k == 1 ? 16 + lane : lane;
+      second[i / 16][i % 16] = k == 2 ? 16 + lane : i % 16;
+      low[k][lane] = i < 32 ? i : 0;
+      high[k][lane] = i < 32 ? lane : i - 16;
+    }
+  }
+};
+constexpr InterleaveOrder kInterleave;
+
+HS_FN void interleave(const Wide channel[3], float* out) {
+  for (int i = 0; i < 3; ++i) {
+    const __m512 rg = _mm512_permutex2var_ps(channel[0].v, _mm512_load_si512(kInterleave.first[i]), channel[1].v);
+    _mm512_storeu_ps(out + 16 * i,
+                     _mm512_permutex2var_ps(rg, _mm512_load_si512(kInterleave.second[i]), channel[2].v));
+  }
+}
+HS_FN void deinterleave(const float* in, Wide channel[3]) {
+  const __m512 a = _mm512_loadu_ps(in), b = _mm512_loadu_ps(in + 16), c = _mm512_loadu_ps(in + 32);
+  for (int k = 0; k < 3; ++k) {
+    const __m512 low = _mm512_permutex2var_ps(a, _mm512_load_si512(kInterleave.low[k]), b);
+    channel[k] = Wide::make(_mm512_permutex2var_ps(low, _mm512_load_si512(kInterleave.high[k]), c));
+  }
+}
+template <int kRow>
+struct SplitByBlock<Wide, kRow> {
+  HS_FN void run(const uint16_t* masks, int count, uint32_t alive, uint16_t (*list)[kRow], int* lengths) {
+    const __m256i live = _mm256_set1_epi16((short)alive);
+    __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int first = 0; first < count; first += 16) {
+      const __mmask16 there = count - first >= 16 ? 0xffff : (__mmask16)((1u << (count - first)) - 1);
+      const __m256i m = _mm256_and_si256(_mm256_maskz_loadu_epi16(there, masks + first), live);
+      for (int block = 0; block < 16; ++block) {
+        const __mmask16 k = _mm256_test_epi16_mask(m, _mm256_set1_epi16((short)(1 << block)));
+        _mm256_storeu_si256((__m256i*)(list[block] + lengths[block]),
+                            _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(k, index)));
+        lengths[block] += __builtin_popcount(k);
+      }
+      index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+    }
+  }
+};
 
 #elif HEADSPLAT_LEVEL == 2
 
@@ -394,16 +472,15 @@ HS_FN Wide log2(Wide a) {
   for (float& value : x) value = ::log2f(value);
   return Wide::load(x);
 }
-HS_FN void sum_lanes(const Wide v[16], float* out) {
-  for (int j = 0; j < 16; j += 8) {
-    __m256 a[8], b[4], c[2];
-    for (int i = 0; i < 8; ++i) a[i] = _mm256_add_ps(v[j + i].lo, v[j + i].hi);
-    for (int i = 0; i < 4; ++i) b[i] = _mm256_hadd_ps(a[2 * i], a[2 * i + 1]);
-    for (int i = 0; i < 2; ++i) c[i] = _mm256_hadd_ps(b[2 * i], b[2 * i + 1]);
-    // c[i] holds in each half the partial sums of v[j + 4i .. j + 4i + 3].
-    _mm256_storeu_ps(out + j, _mm256_add_ps(_mm256_permute2f128_ps(c[0], c[1], 0x20),
-                                            _mm256_permute2f128_ps(c[0], c[1], 0x31)));
-  }
+HS_FN void sum_lanes(const Wide v[12], float* out) {
+  __m256 a[12], b[6], c[3];
+  for (int i = 0; i < 12; ++i) a[i] = _mm256_add_ps(v[i].lo, v[i].hi);
+  for (int i = 0; i < 6; ++i) b[i] = _mm256_hadd_ps(a[2 * i], a[2 * i + 1]);
+  for (int i = 0; i < 3; ++i) c[i] = _mm256_hadd_ps(b[2 * i], b[2 * i + 1]);
+  // c[i] holds in each half the partial sums of v[4i .. 4i + 3].
+  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(c[0], c[1], 0x20),
+                                      _mm256_permute2f128_ps(c[0], c[1], 0x31)));
+  _mm256_storeu_ps(out + 8, _mm256_add_ps(c[2], _mm256_permute2f128_ps(c[2], c[2], 0x01)));
 }
 
 #else

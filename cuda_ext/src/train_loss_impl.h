@@ -28,7 +28,8 @@ static_assert(kChannels * kRadius < kLanes, "the window must not reach past the 
 // Rows that are convolved together; with AVX-512 a column of their inputs stays in registers.
 constexpr int kRows = 8;
 constexpr int kSpan = kRows + 2 * kRadius;
-constexpr int kTaskRows = 16;  // a multiple of kRows
+constexpr int kTaskRows = 16;
+static_assert(kTaskRows % kRows == 0, "tasks must not share rows");
 constexpr int kAhead = 24;  // vectors that the vertical pass runs ahead, so that they stay in cache
 
 struct Window {
