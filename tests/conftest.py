@@ -96,4 +96,6 @@ def small_capture(small_clip, tmp_path_factory):
     """The captured and tracked sample; read only."""
     from capture.pipeline import CaptureConfig, capture_video
 
-    return capture_video([small_clip], tmp_path_factory.mktemp("capture") / "me.capture", CaptureConfig())
+    return capture_video(
+        [small_clip], tmp_path_factory.mktemp("capture") / "me.capture", CaptureConfig()
+    )

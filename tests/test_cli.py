@@ -111,9 +111,7 @@ def test_viewing_what_is_no_avatar(tmp_path):
 
 def test_driving_by_a_file_that_does_not_exist(tiny_avatar, tmp_path):
     tiny_avatar.save(tmp_path / "me.avatar")
-    done = run(
-        "render", tmp_path / "me.avatar", "--drive", "none.csv", "-o", tmp_path / "out.mp4"
-    )
+    done = run("render", tmp_path / "me.avatar", "--drive", "none.csv", "-o", tmp_path / "out.mp4")
     fails_with_one_sentence(done, "none.csv")
     assert not (tmp_path / "out.mp4").exists()
 

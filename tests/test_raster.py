@@ -139,7 +139,9 @@ def test_float_agrees_with_the_oracle(level, monkeypatch):
 @pytest.mark.parametrize("channels", [1, 2, 5, 8])
 def test_any_number_of_channels(channels):
     camera, gaussians = a_camera(33, 21), scene(60, seed=2)
-    colours = torch.rand(60, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    colours = torch.rand(
+        60, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     many = replace(gaussians, colours=colours)
     for backend in ("cpu", "reference"):
         assert rasterize(many, camera, backend=backend).rgb.shape == (21, 33, channels)
@@ -265,7 +267,9 @@ def test_moving_scene_and_camera_together_changes_nothing():
 
 def test_spherical_harmonics_are_orthonormal_and_degree_zero_is_plain():
     g = torch.Generator().manual_seed(0)
-    d = torch.nn.functional.normalize(torch.randn(400_000, 3, generator=g, dtype=torch.float64), dim=1)
+    d = torch.nn.functional.normalize(
+        torch.randn(400_000, 3, generator=g, dtype=torch.float64), dim=1
+    )
     columns = []
     for s in range(16):
         c = torch.zeros(len(d), 16, 3, dtype=torch.float64)
@@ -331,7 +335,10 @@ def test_constants_of_kernels_and_oracle_are_the_same():
         ({"means": torch.zeros(4, 2)}, r"means must have shape \[N, 3\]"),
         ({"quats": torch.zeros(5, 4)}, r"quats must have shape \[N, 4\] where N = 4; got \[5, 4\]"),
         ({"opacities": torch.zeros(4, 1)}, "opacities must have shape"),
-        ({"scales": torch.zeros(4, 3, dtype=torch.float64)}, "scales must be float32 or float64 as"),
+        (
+            {"scales": torch.zeros(4, 3, dtype=torch.float64)},
+            "scales must be float32 or float64 as",
+        ),
         ({"colours": torch.zeros(4, 5, 3), "sh": 2}, "sh_degree must be 0 to 3"),
         ({"background": torch.zeros(4)}, r"background must be \[3\] or \[20, 24, 3\]; got \[4\]"),
         ({"backend": "opengl"}, "backend must be one of"),

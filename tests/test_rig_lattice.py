@@ -138,7 +138,7 @@ def test_shapes_of_the_middle_prefer_no_side(name: str) -> None:
 
 def test_jaw_opens_about_the_ears() -> None:
     open_ = shape("jawOpen")
-    assert open_[152, 1] < -15
+    assert open_[152, 1] < -12
     assert open_[152, 2] < 0  # the chin swings down and back
     assert open_[14, 1] < -15  # the lower lip goes with it
     assert open_[13].abs().max() < 1.5  # the upper lip stays with the skull

@@ -66,7 +66,9 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_litter(tmp_path):
 def test_check_names_argument_expected_and_got():
     with pytest.raises(ValueError, match=r"means must have shape \[N, 3\]; got \[4, 2\]"):
         check("means", torch.zeros(4, 2), "N 3")
-    with pytest.raises(ValueError, match=r"quats must have shape \[N, 4\] where N = 4; got \[5, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"quats must have shape \[N, 4\] where N = 4; got \[5, 4\]"
+    ):
         check("quats", torch.zeros(5, 4), "N 4", {"N": 4})
     assert check("T", torch.zeros(2, 7, 4, 4), "... 4 4") == {}
     with pytest.raises(TypeError, match="must be a tensor"):

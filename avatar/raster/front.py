@@ -83,9 +83,7 @@ def rasterize_with_means2d(
     which tells densification where detail is missing (Kerbl et al. 2023, section 5.2).
     """
     if backend not in get_args(Backend):
-        raise ValueError(
-            f"backend must be one of {', '.join(get_args(Backend))}; got {backend!r}."
-        )
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}; got {backend!r}.")
     means, colours = gaussians.means, gaussians.colours
     sizes = check("means", means, "N 3")
     check("quats", gaussians.quats, "N 4", sizes)
@@ -118,7 +116,9 @@ def rasterize_with_means2d(
                 f"{name} must be float32 or float64 as means are ({means.dtype}); got {value.dtype}."
             )
         if value.device.type != "cpu":
-            raise ValueError(f"{name} must be on the CPU, where this backend runs; got {value.device}.")
+            raise ValueError(
+                f"{name} must be on the CPU, where this backend runs; got {value.device}."
+            )
     for name in ("K", "T_cam_world"):
         if not torch.isfinite(arrays[name]).all():
             raise ValueError(f"camera.{name} holds NaN or infinity; expected finite numbers.")

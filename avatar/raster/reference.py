@@ -51,7 +51,10 @@ def project(
     ty = torch.minimum(high_y, torch.maximum(low_y, cam[:, 1] / z))
     zero = torch.zeros_like(z)
     J = torch.stack(
-        [torch.stack([fx / z, zero, -fx * tx / z], 1), torch.stack([zero, fy / z, -fy * ty / z], 1)],
+        [
+            torch.stack([fx / z, zero, -fx * tx / z], 1),
+            torch.stack([zero, fy / z, -fy * ty / z], 1),
+        ],
         1,
     )
     M = J @ R @ quat_to_matrix(quats) * scales[:, None, :]

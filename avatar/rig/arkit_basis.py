@@ -32,7 +32,7 @@ from avatar.rig.lattice import (
 )
 from avatar.rig.smooth_field import smooth_field
 
-JAW_OPEN_RAD = math.radians(17.0)
+JAW_OPEN_RAD = math.radians(15.0)
 """Turn of the jaw at jawOpen 1: lips part by about 3 cm, as a wide-open mouth does in conversation."""
 HINGE_MM = (0.0, -8.0, -18.0)
 """Jaw joint from the lattice's ear points, which lie on the cheek's edge before the ear."""
@@ -233,9 +233,10 @@ def _mouth_shapes(draw: _Drawing) -> dict[str, Tensor]:
     def full(u: float) -> float:
         return 1 - u * u
 
+    # A kiss: the corners come in, the lips swell forwards and away from their seam.
     pucker = _lip(
-        lambda u, v: (-11 * u * abs(u) ** 0.2, -1.0 * full(u) * (1 - v), 3 + 4.5 * full(u)),
-        lambda u, v: (-11 * u * abs(u) ** 0.2, 1.0 * full(u) * (1 - v), 3 + 4.5 * full(u)),
+        lambda u, v: (-9.0 * u * abs(u) ** 0.2, 1.5 * full(u) * (1 - v), 3 + 5.0 * full(u)),
+        lambda u, v: (-9.0 * u * abs(u) ** 0.2, -1.5 * full(u) * (1 - v), 3 + 5.0 * full(u)),
     )
     funnel = _lip(
         lambda u, v: (-6.5 * u, 3.0 * full(u) + 1.0 * full(u) * v, 2.0 + (5.0 - 1.5 * v) * full(u)),
@@ -245,7 +246,11 @@ def _mouth_shapes(draw: _Drawing) -> dict[str, Tensor]:
             2.0 + (5.0 - 1.5 * v) * full(u),
         ),
     )
-    sideways = _lip(lambda u, v: (9.0, 0.6 * u, -1.5 * u), lambda u, v: (8.0, 0.6 * u, -1.5 * u))
+    # The corner that leads meets the cheek and goes least, the other one follows far.
+    sideways = _lip(
+        lambda u, v: (9.0 - 2.5 * u, 0.6 * u, 1.5 * full(u) - 1.5 * u),
+        lambda u, v: (8.0 - 2.5 * u, 0.6 * u, 1.5 * full(u) - 1.5 * u),
+    )
 
     def smile(u: float, v: float) -> tuple[float, float, float]:
         w = max(u, 0.0) ** 1.3
@@ -402,7 +407,9 @@ def _upper_face_shapes(draw: _Drawing) -> dict[str, Tensor]:
         **_at((360, 420, 429), 0.4, 4.0, 0.5), **_at((437, 399, 456, 363), 0.2, 2.5, 0.8),
         423: (0.5, 4.0, 0.8), 391: (0.3, 2.5, 0.3), 322: (0.3, 2.8, 0.3), 371: (0.4, 3.5, 0.8),
         **_at((267, 269), 0.1, 1.6, 0.2), **_at((302, 303, 268, 271, 312, 311), 0.1, 1.2, 0.1),
-        417: (-0.3, -0.8, 0.3), 285: (-0.6, -1.5, 0.3),
+        # The nose wrinkles from above too: procerus draws the brow's head down.
+        417: (-0.4, -1.2, 0.4), 285: (-0.8, -3.0, 0.5), 336: (-0.7, -2.5, 0.4),
+        295: (-0.5, -1.6, 0.3), 8: (-0.3, -1.8, 0.5), 9: (-0.2, -1.2, 0.3),
     }  # fmt: skip
     lower_lip = [p for c in LOWER_LIP_COLUMNS for p in c]
     squint = draw.lids(-1.2, 2.6) + draw.field(
@@ -421,7 +428,7 @@ def _upper_face_shapes(draw: _Drawing) -> dict[str, Tensor]:
             cheek_squint, [*_STILL_UPPER[6:], "lid_left_upper", "eye_corners_left", 291, 454, 323]
         ),
         "noseSneerLeft": draw.field(
-            sneer, [*eyes, *lower_lip, "nostril_right", "brow_right", 2, 168, 6, 8, 280, 61, 291]
+            sneer, [*eyes, *lower_lip, "nostril_right", 2, 6, 280, 61, 291, 10, 338, 109, 151]
         ),
         "eyeBlinkLeft": draw.blink(),
         "eyeSquintLeft": squint,

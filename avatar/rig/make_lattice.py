@@ -10,6 +10,7 @@ and brought to rest: she smiles with an open mouth, so the mouth is closed and t
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,7 +75,8 @@ def detections() -> tuple[np.ndarray, np.ndarray]:
             turned = cv2.warpAffine(large, turn, (size, size), borderMode=cv2.BORDER_REPLICATE)
             for mirrored in (0, 1):
                 view = np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
-                face = mesh.process(view).multi_face_landmarks[0].landmark
+                result: Any = mesh.process(view)
+                face = result.multi_face_landmarks[0].landmark
                 points = np.array([(p.x, -p.y, -p.z) for p in face]) * size / scale
                 found[mirrored].append(points)
     means = []

@@ -164,7 +164,6 @@ HS_FN auto any(const M& m) -> decltype((void)m.part[0], bool()) {
 }
 template <class R>
 HS_FN Lanes<R> sqrt(const Lanes<R>& a) {
-  Lanes<R> r;
   R x[16];
   a.store(x);
   for (int i = 0; i < 16; ++i) x[i] = sizeof(R) == 4 ? R(__builtin_sqrtf(float(x[i]))) : R(__builtin_sqrt(x[i]));
