@@ -502,6 +502,10 @@ def _write_json(path: Path | None, value: Any) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 input or environment, 2 usage, 130 interrupted."""
+    import torch
+
+    # The work is in the kernels, which have threads of their own; see one_torch_thread.
+    torch.set_num_threads(1)
     try:
         app.cli(prog="avatar", description="Personal head avatars made of 3D Gaussians.")
     except InputError as error:

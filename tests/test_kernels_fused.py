@@ -15,7 +15,7 @@ from avatar.raster.fused_reference import (
     rank_one_gradient,
     ssim_map_reference,
 )
-from avatar.raster.library import SIMD, library
+from avatar.raster.library import SIMD, library, use_threads
 
 LEVELS = [name for name, code in SIMD.items() if library().hs_has_simd(code)]
 SIZES = [(1, 1), (1, 40), (40, 1), (7, 13), (64, 33), (33, 64), (50, 130)]
@@ -354,10 +354,9 @@ def test_the_number_of_threads_changes_nothing(level):
     image, target = pictures("noise", 77, 45)
     offsets, weights = normal(6, 2500, 13), normal(6, seed=1)
     v_blend = normal(2500, 13, seed=2)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3, 7):
-            torch.set_num_threads(count)
+    results = []
+    for count in (1, 2, 3, 7):
+        with use_threads(count):
             loss, gradient = loss_and_gradient(l1_ssim_loss, image, target, 0.2)
             w = weights.clone().requires_grad_(True)
             blend = blend_offsets(offsets, w)
@@ -366,10 +365,8 @@ def test_the_number_of_threads_changes_nothing(level):
             moved.grad = rank_one_gradient(weights, v_blend)
             FusedAdam([moved], lr=0.01).step()
             RankOneAdam(rank_one, lr=0.01).step(weights, v_blend)
-            found = (gradient, blend, w.grad, moved, rank_one)
-            results.append((torch.tensor(loss), *(t.detach().clone() for t in found)))
-    finally:
-        torch.set_num_threads(threads)
+        found = (gradient, blend, w.grad, moved, rank_one)
+        results.append((torch.tensor(loss), *(t.detach().clone() for t in found)))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert torch.equal(a, b)

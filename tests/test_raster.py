@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from avatar.checks import InputError
-from avatar.raster import available_backends, rasterize, rasterize_with_means2d
+from avatar.raster import (
+    available_backends,
+    rasterize,
+    rasterize_with_means2d,
+    use_threads,
+)
 from avatar.raster import reference as oracle
-from avatar.raster.library import SIMD, library, simd_name
+from avatar.raster.library import SIMD, kernel_threads, library, one_torch_thread, simd_name
 from avatar.raster.native import rasterize_native
 from avatar.rotations import invert_rigid, matrix_to_quat, quat_multiply, rigid, rotvec_to_matrix
 from avatar.types import Camera, Gaussians
@@ -156,14 +161,10 @@ def test_any_number_of_channels(channels):
 def test_the_same_bits_for_any_number_of_threads():
     camera = a_camera(129, 100, torch.float32)
     gaussians = scene(2000, seed=3, dtype=torch.float32)
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
+    for threads in (1, 2, 5):
+        with use_threads(threads):
             results.append(both(gaussians, camera, "cpu"))
-    finally:
-        torch.set_num_threads(before)
     for pictures, gradients in results[1:]:
         for a, b in zip(pictures, results[0][0], strict=True):
             assert torch.equal(a, b)
@@ -376,6 +377,23 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("HEADSPLAT_SIMD", "mmx")
     with pytest.raises(InputError, match="HEADSPLAT_SIMD must be one of"):
         simd_name()
+
+
+def test_the_number_of_threads_is_asked_for_and_checked(monkeypatch):
+    monkeypatch.setenv("HEADSPLAT_THREADS", "3")
+    assert kernel_threads() == 3
+    with use_threads(2):
+        assert kernel_threads() == 2
+    monkeypatch.setenv("HEADSPLAT_THREADS", "many")
+    with pytest.raises(InputError, match="HEADSPLAT_THREADS must be a number"):
+        kernel_threads()
+
+
+def test_torch_gets_its_threads_back():
+    before = torch.get_num_threads()
+    with one_torch_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
 
 
 def test_fitting_a_picture_converges():

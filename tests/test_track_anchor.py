@@ -14,6 +14,7 @@ from capture.track.anchor import anchor, cut_patch, mean_texture, texture_map
 from capture.track.rig_fit import facing
 from capture.track.solver import Pinhole, Pose, project
 from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
+from capture.track.threads import in_parallel, one_thread_a_call
 from capture.track.torso import TorsoConfig, fill_gaps, register_torso, torso_poses
 
 CAMERA = Pinhole(500.0, (128.0, 128.0))
@@ -102,7 +103,8 @@ def test_anchoring_undoes_a_slide_over_the_skin(clip) -> None:
 
 def test_anchoring_does_not_depend_on_the_number_of_threads(clip) -> None:
     _, points, _ = clip
-    one, two = (anchored(clip, points + 1.0, workers) for workers in (1, 3))
+    with one_thread_a_call():
+        one, two = (anchored(clip, points + 1.0, workers) for workers in (1, 3))
     assert np.array_equal(one.points, two.points)
     assert np.array_equal(one.confidence, two.confidence)
 
@@ -264,3 +266,15 @@ def test_world_is_upright_and_centred_on_the_head() -> None:
     assert torch.equal(T_cam_world[:3, :3], FLIP)
     assert torch.allclose(T_world_head[:, :3, 3].mean(0), torch.zeros(3), atol=1e-6)
     assert torch.allclose((T_cam_world @ T_world_head)[:, :3, :3], pose.R, atol=1e-6)
+
+
+def test_thread_counts_are_given_back_also_after_an_error() -> None:
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    with pytest.raises(KeyError), one_thread_a_call():
+        assert (cv2.getNumThreads(), torch.get_num_threads()) == (1, 1)
+        raise KeyError
+    assert (cv2.getNumThreads(), torch.get_num_threads()) == before
+
+
+def test_parallel_work_keeps_its_order() -> None:
+    assert list(in_parallel(lambda k: k * k, range(20), 4)) == [k * k for k in range(20)]

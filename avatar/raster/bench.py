@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avatar.raster.front import rasterize
 from avatar.raster.fused import FusedAdam, l1_ssim_loss
-from avatar.raster.library import simd_name
+from avatar.raster.library import kernel_threads, one_torch_thread, simd_name, use_threads
 from avatar.types import Camera, Gaussians, Progress, Reporter, ignore_progress, look_at
 
 HEAD_SEMI_AXES = (0.075, 0.1, 0.085)
@@ -80,8 +80,7 @@ def bench_rasterizer(
         ValueError: an empty list, or a number below 1.
         InputError: the CPU library is missing.
     """
-    before = torch.get_num_threads()
-    threads = sorted({1, before}) if threads is None else threads
+    threads = sorted({1, kernel_threads()}) if threads is None else threads
     for name, values in {
         "sizes": sizes,
         "ns": ns,
@@ -92,14 +91,11 @@ def bench_rasterizer(
             raise ValueError(f"{name} must be numbers of at least 1; got {list(values)}.")
     cases = [(n, size, count) for n in ns for size in sizes for count in threads]
     rows: list[dict[str, Any]] = []
-    try:
-        for done, (n, size, count) in enumerate(cases):
-            report(Progress("bench", done, len(cases), f"{n} Gaussians, {size} x {size}"))
-            torch.set_num_threads(count)
+    for done, (n, size, count) in enumerate(cases):
+        report(Progress("bench", done, len(cases), f"{n} Gaussians, {size} x {size}"))
+        with use_threads(count), one_torch_thread():
             times = _measure(n, size, repeats)
-            rows.append({"backend": "cpu", "n": n, "size": size, "threads": count, **times})
-    finally:
-        torch.set_num_threads(before)
+        rows.append({"backend": "cpu", "n": n, "size": size, "threads": count, **times})
     report(Progress("bench", len(cases), len(cases)))
     machine = {
         "cpu": _cpu_name(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avatar.checks import InputError, check
-from avatar.raster.library import library, simd_name
+from avatar.raster.library import kernel_threads, library, simd_name
 from avatar.raster.native import rasterize_native
 from avatar.raster.reference import rasterize_reference, spherical_harmonics
 from avatar.types import Camera, Gaussians, RenderOutput
@@ -21,7 +21,7 @@ def available_backends() -> dict[str, str]:
     """Return for each backend "ok" (and what it runs on) or the reason why it cannot run here."""
     try:
         library()
-        cpu = f"ok ({simd_name()}, {torch.get_num_threads()} threads)"
+        cpu = f"ok ({simd_name()}, {kernel_threads()} threads)"
     except InputError as error:
         cpu = str(error)
     gsplat = "the package gsplat is not installed (and needs an NVIDIA GPU)"

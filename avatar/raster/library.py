@@ -6,6 +6,9 @@ import ctypes
 import os
 import platform
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from avatar.checks import InputError
 
 SIMD = {"plain": 1, "avx2": 2, "avx512": 3}
 """Names of the instruction sets, as HEADSPLAT_SIMD takes them, to the C interface's HsSimd."""
+
+_THREADS: ContextVar[int | None] = ContextVar("headsplat_threads", default=None)
 
 ERRORS = {
     -1: "out of memory; draw fewer Gaussians or a smaller picture",
@@ -85,10 +90,57 @@ def simd_name() -> str:
     return wanted
 
 
+def kernel_threads() -> int:
+    """Threads that kernels use: those of ``use_threads``, else HEADSPLAT_THREADS, else one a core.
+
+    Not torch's number: see ``one_torch_thread``.
+
+    Raises:
+        InputError: HEADSPLAT_THREADS is no positive number.
+    """
+    chosen = _THREADS.get()
+    if chosen is not None:
+        return chosen
+    wanted = os.environ.get("HEADSPLAT_THREADS", "")
+    if wanted:
+        if not wanted.isdigit() or int(wanted) < 1:
+            raise InputError(f"HEADSPLAT_THREADS must be a number of at least 1; got '{wanted}'.")
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Let the kernels use ``count`` threads inside the block; results do not depend on it."""
+    token = _THREADS.set(count)
+    try:
+        yield
+    finally:
+        _THREADS.reset(token)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Keep torch's own operations to one thread inside the block; the kernels keep all cores.
+
+    A training step is a hundred small torch operations between a few large kernels. OpenMP's threads
+    meet by spinning at each of them: with one other busy process on two cores that made a step of
+    30 ms take 270 ms, while one thread loses next to nothing on operations of this size.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def run_settings(dtype: torch.dtype = torch.float32) -> HsRun:
-    """Return how to run: precision by ``dtype``, as many threads as torch uses."""
+    """Return how to run: precision by ``dtype``, threads by ``kernel_threads``."""
     precision = 1 if dtype == torch.float64 else 0
-    return HsRun(precision, SIMD[simd_name()], torch.get_num_threads())
+    return HsRun(precision, SIMD[simd_name()], kernel_threads())
 
 
 def raise_on(code: int, what: str) -> None:

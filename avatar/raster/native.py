@@ -3,7 +3,7 @@
 ``headsplat::rasterize`` is differentiable in means, quats, scales, opacities, colours, background,
 ``means2d_offset`` and ``T_cam_world``. float32 runs on the best instruction set of the machine,
 float64 on the plain path (for gradcheck: the very same formulas). The result is the same bit for bit
-for every number of threads (``torch.set_num_threads`` says how many are used).
+for every number of threads (``library.kernel_threads`` says how many are used).
 """
 
 from __future__ import annotations

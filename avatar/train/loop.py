@@ -21,7 +21,7 @@ from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Binding
 from avatar.model.create import create_avatar
-from avatar.raster import rasterize_with_means2d
+from avatar.raster import one_torch_thread, rasterize_with_means2d
 from avatar.raster.fused import FusedAdam, RankOneAdam, blend_offsets, l1_ssim_loss
 from avatar.tensorfile import write_bytes, write_json
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
@@ -161,7 +161,8 @@ class Trainer:
         """Take the steps that are left, one a ``next``; safe to abandon between any two."""
         while self.step < self.config.steps:
             begin = time.perf_counter()
-            loss, psnr = self._step()
+            with one_torch_thread():
+                loss, psnr = self._step()
             self.seconds += time.perf_counter() - begin
             report = StepReport(self.step, loss, psnr, len(self.avatar), self.seconds)
             if self.step % LOG_EVERY == 0 or self.step == self.config.steps:

@@ -8,14 +8,14 @@ is always against the mean, never from frame to frame, so nothing drifts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy import sparse
+
+from capture.track.threads import in_parallel
 
 SPREAD = 9.0
 """Sigma of the local contrast normalisation, texture pixels at 256: larger than pores and lashes,
@@ -24,17 +24,6 @@ WINDOW = 2.6
 """Sigma of the window over which a point collects flow, texture pixels at 256."""
 MIN_FACING = 0.15
 """Cosine to the line of sight below which skin is too foreshortened to be compared."""
-
-
-@contextmanager
-def one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV to one thread a call: frames run in parallel, and stripes would change the flow."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 @dataclass(frozen=True)
@@ -204,9 +193,8 @@ def mean_texture(
             weight += texture.seen
         return total, weight
 
-    with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
-        # A fixed number of parts: sums do not depend on how many workers there are.
-        parts = list(pool.map(some, np.array_split(frames, 8)))
+    # A fixed number of parts: sums do not depend on how many workers there are.
+    parts = list(in_parallel(some, np.array_split(frames, 8), workers))
     return sum(p[0] for p in parts) / sum(p[1] for p in parts)  # type: ignore[no-any-return]
 
 
@@ -280,8 +268,7 @@ def anchor(
     chunks = [
         c for c in np.array_split(np.arange(len(patches)), max(1, len(patches) // 25)) if len(c)
     ]
-    with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
-        for count in pool.map(some, chunks):
-            done += count
-            tick(done)
+    for count in in_parallel(some, chunks, workers):
+        done += count
+        tick(done)
     return Anchored(points, confidence)

@@ -52,6 +52,7 @@ from capture.track.solver import (
     solve_frames,
 )
 from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
+from capture.track.threads import one_thread_a_call
 from capture.track.torso import track_torso
 
 ROBUST = 2.0
@@ -133,11 +134,12 @@ def fit_track(
         InputError: fewer than 30 training frames show a face.
     """
     fit = _Fit(landmarks, frame, width, height, fps, splits, report, config or TrackConfig())
-    rig, frames = fit.on_landmarks()
-    rig, frames, seen, steady = fit.on_texture(rig, frames)
-    rig = fit.personalised(rig, frames, seen)
-    frames = fit.last_pass(rig, frames, seen, steady)
-    return fit.track(rig, frames, mask)
+    with one_thread_a_call():
+        rig, frames = fit.on_landmarks()
+        rig, frames, seen, steady = fit.on_texture(rig, frames)
+        rig = fit.personalised(rig, frames, seen)
+        frames = fit.last_pass(rig, frames, seen, steady)
+        return fit.track(rig, frames, mask)
 
 
 class _Fit:
@@ -247,7 +249,7 @@ class _Fit:
         return solve_frames(
             rig.lattice, rig.basis, rig.camera, seen, prior or self._prior(rig.basis.shape[0]),
             frames.pose, frames.coefficients, iterations=iterations, scale=ROBUST,
-            pose_prior=pose_prior,
+            pose_prior=pose_prior, workers=self.workers,
         )  # fmt: skip
 
     def on_texture(
@@ -359,6 +361,7 @@ class _Fit:
         found = solve_frames(
             lattice, rig.basis[:0], rig.camera, observed, none,
             Pose(pose.R, pose.t * depth), torch.zeros(len(points), 0), iterations=8, scale=ROBUST,
+            workers=self.workers,
         )  # fmt: skip
         error = (project(lattice, found.pose, rig.camera) - points).norm(dim=-1)
         error = torch.where(trust > 0.2, error, torch.nan)[self.train]

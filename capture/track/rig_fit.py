@@ -198,7 +198,7 @@ def personal_basis(
     N = N.permute(0, 3, 1, 4, 2).reshape(size, count * 3, count * 3).double()
     rhs = torch.einsum("fli,fe->lei", b, c).reshape(size, count * 3, 1).double()
     N.diagonal(dim1=1, dim2=2).add_(1 / ridge_m**2)
-    step = torch.linalg.solve(N, rhs).reshape(size, count, 3)
+    step = torch.cholesky_solve(rhs, torch.linalg.cholesky(N)).reshape(size, count, 3)
     return basis + step.permute(1, 0, 2).to(basis.dtype)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from avatar.rotations import rotvec_to_matrix
+from capture.track.threads import in_parallel
 
 CHUNK = 64
 """Frames whose Jacobians are held at once; bounds memory to tens of megabytes."""
@@ -204,6 +205,7 @@ def solve_frames(
     iterations: int,
     scale: float,
     pose_prior: tuple[Pose, Tensor] | None = None,
+    workers: int = 1,
 ) -> FrameSolution:
     """Find pose and bounded coefficients of each frame with the rig fixed.
 
@@ -222,20 +224,21 @@ def solve_frames(
         scale: Cauchy scale in sigmas.
         pose_prior: a pose per frame and its inverse covariance [F, 6, 6] in the step of
             ``Pose.moved``; light smoothing enters here.
+        workers: threads; the result does not depend on them.
 
     Returns:
         The solution; deterministic for given inputs.
     """
-    parts = []
-    for start in range(0, seen.points.shape[0], CHUNK):
-        index = slice(start, start + CHUNK)
-        chunk_prior = None if pose_prior is None else (pose_prior[0][index], pose_prior[1][index])
-        parts.append(
-            _solve_chunk(
-                lattice, basis, camera, seen[index], prior[index], pose[index], coefficients[index],
-                iterations, scale, chunk_prior,
-            )
+
+    def chunk(index: slice) -> FrameSolution:
+        target = None if pose_prior is None else (pose_prior[0][index], pose_prior[1][index])
+        return _solve_chunk(
+            lattice, basis, camera, seen[index], prior[index], pose[index], coefficients[index],
+            iterations, scale, target,
         )  # fmt: skip
+
+    chunks = [slice(start, start + CHUNK) for start in range(0, seen.points.shape[0], CHUNK)]
+    parts = list(in_parallel(chunk, chunks, workers))
     return FrameSolution(
         Pose(torch.cat([p.pose.R for p in parts]), torch.cat([p.pose.t for p in parts])),
         torch.cat([p.coefficients for p in parts]),
@@ -251,6 +254,18 @@ def _pose_offset(pose: Pose, target: Pose) -> Tensor:
         [D[:, 2, 1] - D[:, 1, 2], D[:, 0, 2] - D[:, 2, 0], D[:, 1, 0] - D[:, 0, 1]], -1
     )
     return torch.cat([turn, pose.t - target.t], -1)
+
+
+def _solve_spd(A: Tensor, b: Tensor) -> Tensor:
+    """Solve positive definite systems [F, n, n] for [F, n, m]; zeros where rounding broke one.
+
+    Cholesky, not LU: torch 2.13's batched LU on the CPU returned invalid pivots under two threads.
+    A step of zeros is refused by the caller, which then damps that frame more.
+    """
+    L, broken = torch.linalg.cholesky_ex(A)
+    ok = broken == 0
+    L = torch.where(ok[:, None, None], L, torch.eye(A.shape[-1], dtype=A.dtype))
+    return torch.cholesky_solve(b, L) * ok[:, None, None]
 
 
 def _solve_chunk(
@@ -298,7 +313,7 @@ def _solve_chunk(
         A = H.masked_fill(frozen[:, :, None] | frozen[:, None, :], 0.0)
         diagonal = A.diagonal(dim1=1, dim2=2)
         diagonal += damping[active, None] * diagonal.clamp_min(1e-9) + frozen
-        step = -torch.linalg.solve(A, g.masked_fill(frozen, 0.0)).to(lattice.dtype)
+        step = -_solve_spd(A, g.masked_fill(frozen, 0.0)[..., None])[..., 0].to(lattice.dtype)
         new_pose = pose.moved(step[:, :6])
         new_c = (c + step[:, 6:]).clamp(prior.lower, prior.upper)
         new_cost = total(active, new_pose, new_c)
@@ -318,7 +333,7 @@ def _solve_chunk(
     C = H[:, 6:, 6:].masked_fill(~(free[:, :, None] & free[:, None, :]), 0.0)
     C.diagonal(dim1=1, dim2=2).add_((~free).double() + 1e-6)
     cross = H[:, :6, 6:] * free[:, None]
-    information = H[:, :6, :6] - cross @ torch.linalg.solve(C, cross.transpose(1, 2))
+    information = H[:, :6, :6] - cross @ _solve_spd(C, cross.transpose(1, 2))
     return FrameSolution(pose, coefficients, cost, information)
 
 
