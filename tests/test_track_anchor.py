@@ -15,7 +15,14 @@ from capture.track.rig_fit import facing
 from capture.track.solver import Pinhole, Pose, project
 from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
 from capture.track.threads import in_parallel, one_thread_a_call
-from capture.track.torso import TorsoConfig, fill_gaps, register_torso, torso_poses
+from capture.track.torso import (
+    TorsoConfig,
+    TorsoMotion,
+    calmed,
+    fill_gaps,
+    register_torso,
+    torso_poses,
+)
 
 CAMERA = Pinhole(500.0, (128.0, 128.0))
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
@@ -172,6 +179,18 @@ def test_torso_that_vanishes_is_interpolated() -> None:
     filled = fill_gaps(motion, TorsoConfig().good_correlation)
     assert filled is not None
     assert filled.shift[2] == pytest.approx([4.0, 0.0], abs=0.3)
+
+
+def test_calming_removes_a_jump_and_keeps_a_sway() -> None:
+    time = np.arange(60)
+    shift = np.stack([5 * np.sin(time / 15), 0.05 * time], 1)
+    jumped = shift.copy()
+    jumped[30] += 6.0
+    motion = TorsoMotion(np.zeros(2), jumped, np.zeros(60), np.ones(60), np.ones(60))
+    calm = calmed(motion, 10)
+    assert np.array_equal(calm.shift[10], [0, 0])
+    # The sway bends by 5 / 15^2 px a frame^2: five frames of median and blur cost a tenth of a pixel.
+    assert calm.shift == pytest.approx(shift - shift[10], abs=0.2)
 
 
 def test_picture_without_a_torso_gives_none() -> None:

@@ -15,7 +15,7 @@ class TrackConfig:
     """Focal length to start from, in units of the longer picture side: between a phone held at arm's
     length (1.1) and a cropped studio shot (4). Landmarks alone cannot tell it; the texture can."""
     focal_spread: float = 0.35
-    """Relative sigma of that belief once the texture may decide."""
+    """Relative sigma of that belief once the texture may decide; a head that hardly turns says little."""
     keyframes: int = 100
     """Training frames on which lattice and focal length are solved, spread over poses and time."""
     basis_frames: int = 400

@@ -51,7 +51,15 @@ from capture.track.solver import (
     project,
     solve_frames,
 )
-from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
+from capture.track.states import (
+    INDEPENDENT,
+    blinks,
+    fill,
+    fill_poses,
+    gaze_of,
+    smooth_poses,
+    world_frame,
+)
 from capture.track.threads import one_thread_a_call
 from capture.track.torso import track_torso
 
@@ -352,7 +360,7 @@ class _Fit:
             iterations=20,
             scale=ROBUST,
             free_focal=free_focal and spread is not None,
-            focal_prior=(self.start_focal, self.config.focal_spread),
+            focal_prior=(self.start_focal, self.config.focal_spread * INDEPENDENT**0.5),
         )
         lattice, key_pose = normalise(solved.lattice, solved.pose, self.generic)
         depth = key_pose.t[:, 2].median() / pose.t[keys, 2].median()

@@ -19,7 +19,8 @@ TURN_ACCELERATION = 6.0
 SHIFT_ACCELERATION = 1.0
 """Sigma of the head's linear acceleration, m/s^2."""
 INDEPENDENT = 0.05
-"""Share of a frame's points that err independently: neighbours share their flow's mistakes."""
+"""Share of the points that err independently, as neighbours share their flow's mistakes: what points
+say counts for so much against what is believed of motion and focal length."""
 BLINK_WINDOW_S = 1.0
 """Window of the running median that is an open eye's gap; a blink lasts a third of a second."""
 OPEN_SHARE = 0.6
