@@ -38,7 +38,7 @@ class TrackConfig:
     """Cost of a unit of coefficient against residuals in sigmas: few shapes rather than many."""
     coefficient_sigma: float = 0.26
     """Sigma of the ARKit coefficients about zero."""
-    shape_ridge_m: float = 0.0003
+    shape_ridge_m: float = 0.0006
     """Sigma of the personal correction of an ARKit shape at a point, metres; 0 keeps the drawn shapes."""
     residual_shapes: int = 16
     """Personal shapes after the 52 of ARKit."""
