@@ -27,6 +27,7 @@ $(STAMP): pyproject.toml CMakeLists.txt $(wildcard cuda_ext/src/* cuda_ext/inclu
 venv: $(STAMP)
 
 $(OUT)/sample.mp4: | $(STAMP)
+	@mkdir -p $(@D)
 	$(BIN)/avatar sample -o $@
 
 ifeq ($(VIDEO),)
