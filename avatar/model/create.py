@@ -218,6 +218,7 @@ def create_avatar(
         "torso_logits": torch.cat(torso),
     }
     avatar = Avatar(person, binding, parameters, shapes=config.shapes, hidden=config.hidden)
+    avatar.deformer.draw_network(generator)
     features = torch.stack([avatar.features(track.states()[int(f)]) for f in frames])
     avatar.deformer.feature_mean.copy_(features.mean(0))
     # A coefficient that never moves in training says nothing; its spread must not be blown up.

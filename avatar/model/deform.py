@@ -54,6 +54,15 @@ class BlendshapeDeformer(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(features))
         self.register_buffer("feature_scale", torch.ones(features))
 
+    @torch.no_grad()
+    def draw_network(self, generator: torch.Generator) -> None:
+        """Draw the network's weights anew from ``generator``, uniform in +-1/sqrt(inputs) as torch's own."""
+        for layer in self.network:
+            if isinstance(layer, nn.Linear):
+                limit = layer.in_features**-0.5
+                layer.weight.uniform_(-limit, limit, generator=generator)
+                layer.bias.uniform_(-limit, limit, generator=generator)
+
     def weights(self, features: Tensor) -> Tensor:
         """Return the K shape weights for driving features [D]."""
         x = (features - self.feature_mean) / self.feature_scale
