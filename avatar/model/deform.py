@@ -16,8 +16,8 @@ MEAN, QUAT, SCALE, COLOUR = slice(0, 3), slice(3, 7), slice(7, 10), slice(10, 13
 """Channels of an offset: mean (head frame), quaternion, log scale, sRGB colour."""
 CHANNELS = 13
 
-# One learning rate drives all channels: an Adam step of 1e-3 on an offset moves a mean by 20
-# micrometres, a log scale by 1e-3 and a colour by 1e-3 (values that a sweep on real clips bore out).
+# One learning rate drives all channels: with these units an Adam step of 1e-3 on an offset moves a
+# mean by 20 micrometres, a log scale by 1e-3 and a colour by 1e-3.
 CHANNEL_UNITS = (0.02,) * 3 + (1.0,) * 4 + (1.0,) * 3 + (1.0,) * 3
 
 # Inputs are standardised by their spread in training; beyond this many deviations the network has
