@@ -92,6 +92,8 @@ class Trainer:
             self._make_optimisers()
         else:
             self._restore(*restored)
+        self._cut_log()
+        self._densify_at = self._densify_steps()
         self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step)
         self._saved_at = time.monotonic()
 
@@ -208,7 +210,7 @@ class Trainer:
             self._pull += torch.linalg.norm(shift.grad, dim=1) * max(camera.width, camera.height)
             self._pulls += 1
         self.step += 1
-        if self.step in self._densify_steps():
+        if self.step in self._densify_at:
             plan = plan_densification(
                 avatar, self._pull / max(1, self._pulls), config.densify, self.generator
             )
@@ -325,6 +327,9 @@ class Trainer:
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self._pulls = int(header["pulls"])
+
+    def _cut_log(self) -> None:
+        """Drop the lines of steps that are about to be taken again: a kill loses the steps, not the log."""
         log = self.run / "metrics.jsonl"
         if log.is_file():
             lines = [x for x in log.read_text().splitlines() if _step_of(x) <= self.step]
