@@ -1,42 +1,25 @@
 // The C interface: picks the instruction set and keeps exceptions inside the library.
-#include <new>
-
 #include "headsplat.h"
+#include "choose.h"
 #include "kernels.h"
 
 namespace headsplat {
 namespace {
 
-const Kernels* find(const HsRun* run) {
-  if (run->precision == 1) return kernels_plain_double();
-  switch (run->simd == HS_SIMD_AUTO ? hs_best_simd() : run->simd) {
-    case HS_SIMD_PLAIN:
-      return kernels_plain();
+constexpr Paths<Kernels> kPaths = {
+    kernels_plain,
+    kernels_plain_double,
 #if defined(HEADSPLAT_X86)
-    case HS_SIMD_AVX2:
-      return hs_has_simd(HS_SIMD_AVX2) ? kernels_avx2() : nullptr;
-    case HS_SIMD_AVX512:
-      return hs_has_simd(HS_SIMD_AVX512) ? kernels_avx512() : nullptr;
+    kernels_avx2,
+    kernels_avx512,
+#else
+    nullptr,
+    nullptr,
 #endif
-    default:
-      return nullptr;
-  }
-}
+};
 
 // Pair and slot numbers are 32 bits wide.
 constexpr int64_t kMostPairs = (int64_t(1) << 32) - 1;
-
-template <class F>
-int32_t guarded(const HsRun* run, const F& f) {
-  const Kernels* kernels = find(run);
-  if (kernels == nullptr) return HS_UNSUPPORTED;
-  try {
-    f(*kernels);
-  } catch (const std::bad_alloc&) {
-    return HS_OUT_OF_MEMORY;
-  }
-  return HS_OK;
-}
 
 }  // namespace
 }  // namespace headsplat
@@ -70,7 +53,7 @@ int32_t hs_best_simd(void) {
 
 int32_t hs_project(const HsRun* run, const HsScene* scene, void* records, uint16_t* boxes,
                    int64_t* counts) {
-  return guarded(run, [&](const Kernels& k) { k.project(*run, *scene, records, boxes, counts); });
+  return guarded(run, kPaths, [&](const Kernels& k) { k.project(*run, *scene, records, boxes, counts); });
 }
 
 int64_t hs_state_bytes(const HsScene* scene, int64_t pair_bound) {
@@ -80,7 +63,7 @@ int64_t hs_state_bytes(const HsScene* scene, int64_t pair_bound) {
 int32_t hs_rasterize(const HsRun* run, const HsScene* scene, const void* records, const uint16_t* boxes,
                      int64_t pair_bound, void* state, const HsPicture* picture, int64_t* pairs) {
   if (pair_bound > kMostPairs) return HS_TOO_MANY_PAIRS;
-  return guarded(run, [&](const Kernels& k) {
+  return guarded(run, kPaths, [&](const Kernels& k) {
     *pairs = k.rasterize(*run, *scene, records, boxes, pair_bound, state, *picture);
   });
 }
@@ -88,7 +71,7 @@ int32_t hs_rasterize(const HsRun* run, const HsScene* scene, const void* records
 int32_t hs_rasterize_backward(const HsRun* run, const HsScene* scene, const void* records,
                               int64_t pair_bound, const void* state, const HsPicture* picture,
                               const HsGradients* gradients) {
-  return guarded(run, [&](const Kernels& k) {
+  return guarded(run, kPaths, [&](const Kernels& k) {
     k.rasterize_backward(*run, *scene, records, pair_bound, state, *picture, *gradients);
   });
 }

@@ -1,38 +1,21 @@
 // The C interface of the training kernels: picks the instruction set, keeps exceptions inside.
-#include <new>
-
+#include "choose.h"
 #include "train_kernels.h"
 
 namespace headsplat {
 namespace {
 
-const TrainKernels* find(const HsRun* run) {
-  if (run->precision != 0) return nullptr;
-  switch (run->simd == HS_SIMD_AUTO ? hs_best_simd() : run->simd) {
-    case HS_SIMD_PLAIN:
-      return train_kernels_plain();
+constexpr Paths<TrainKernels> kPaths = {
+    train_kernels_plain,
+    nullptr,
 #if defined(HEADSPLAT_X86)
-    case HS_SIMD_AVX2:
-      return hs_has_simd(HS_SIMD_AVX2) ? train_kernels_avx2() : nullptr;
-    case HS_SIMD_AVX512:
-      return hs_has_simd(HS_SIMD_AVX512) ? train_kernels_avx512() : nullptr;
+    train_kernels_avx2,
+    train_kernels_avx512,
+#else
+    nullptr,
+    nullptr,
 #endif
-    default:
-      return nullptr;
-  }
-}
-
-template <class F>
-int32_t guarded(const HsRun* run, const F& f) {
-  const TrainKernels* kernels = find(run);
-  if (kernels == nullptr) return HS_UNSUPPORTED;
-  try {
-    f(*kernels);
-  } catch (const std::bad_alloc&) {
-    return HS_OUT_OF_MEMORY;
-  }
-  return HS_OK;
-}
+};
 
 }  // namespace
 }  // namespace headsplat
@@ -43,32 +26,32 @@ extern "C" {
 
 int32_t hs_l1_ssim(const HsRun* run, int64_t height, int64_t width, const float* image,
                    const float* target, double ssim_weight, float* loss, float* v_image) {
-  return guarded(run, [&](const TrainKernels& k) {
+  return guarded(run, kPaths, [&](const TrainKernels& k) {
     k.l1_ssim(*run, height, width, image, target, ssim_weight, loss, v_image);
   });
 }
 
 int32_t hs_blend(const HsRun* run, int64_t shapes, int64_t size, const float* offsets,
                  const float* weights, float* blend) {
-  return guarded(run, [&](const TrainKernels& k) {
+  return guarded(run, kPaths, [&](const TrainKernels& k) {
     k.blend(*run, shapes, size, offsets, weights, blend);
   });
 }
 
 int32_t hs_blend_backward(const HsRun* run, int64_t shapes, int64_t size, const float* offsets,
                           const float* v_blend, float* v_weights) {
-  return guarded(run, [&](const TrainKernels& k) {
+  return guarded(run, kPaths, [&](const TrainKernels& k) {
     k.blend_backward(*run, shapes, size, offsets, v_blend, v_weights);
   });
 }
 
 int32_t hs_adam(const HsRun* run, const HsAdam* adam, int64_t tensors, const HsAdamTensor* tensor) {
-  return guarded(run, [&](const TrainKernels& k) { k.adam(*run, *adam, tensors, tensor); });
+  return guarded(run, kPaths, [&](const TrainKernels& k) { k.adam(*run, *adam, tensors, tensor); });
 }
 
 int32_t hs_adam_rank_one(const HsRun* run, const HsAdam* adam, const HsAdamTensor* tensor,
                          int64_t shapes, int64_t size, const float* weights, const float* v_blend) {
-  return guarded(run, [&](const TrainKernels& k) {
+  return guarded(run, kPaths, [&](const TrainKernels& k) {
     k.adam_rank_one(*run, *adam, *tensor, shapes, size, weights, v_blend);
   });
 }
