@@ -34,21 +34,28 @@ def check(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor [{spec}]; got {type(value).__name__}.")
-    bound = dict(sizes or {})
-    dims = spec.split()
-    shape = tuple(value.shape)
-    batch = bool(dims) and dims[0] == "..."
-    dims = dims[1:] if batch else dims
-    tail = shape[len(shape) - len(dims) :] if len(dims) else ()
-    fits = len(shape) >= len(dims) if batch else len(shape) == len(dims)
-    if fits:
-        for dim, size in zip(dims, tail, strict=True):
-            expected = int(dim) if dim.isdigit() else bound.setdefault(dim, size)
-            fits = fits and expected == size
-    if not fits:
+    bound = bind_shape(tuple(value.shape), spec, sizes)
+    if bound is None:
         known = ", ".join(f"{k} = {v}" for k, v in (sizes or {}).items())
         where = f" where {known}" if known else ""
         raise ValueError(
-            f"{name} must have shape [{', '.join(spec.split())}]{where}; got {list(shape)}."
+            f"{name} must have shape [{', '.join(spec.split())}]{where}; got {list(value.shape)}."
         )
+    return bound
+
+
+def bind_shape(
+    shape: tuple[int, ...], spec: str, sizes: dict[str, int] | None = None
+) -> dict[str, int] | None:
+    """Return ``sizes`` with the names that ``shape`` binds by ``spec``, or None where it does not fit."""
+    bound = dict(sizes or {})
+    dims = spec.split()
+    if dims[:1] == ["..."]:
+        dims = dims[1:]
+        shape = shape[len(shape) - len(dims) :] if len(shape) >= len(dims) else ()
+    if len(shape) != len(dims):
+        return None
+    for dim, size in zip(dims, shape, strict=True):
+        if size != (int(dim) if dim.isdigit() else bound.setdefault(dim, size)):
+            return None
     return bound

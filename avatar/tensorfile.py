@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from avatar.checks import InputError
+from avatar.checks import InputError, bind_shape
 
 
 @contextmanager
@@ -129,17 +129,12 @@ def read_tensors(
     for name, spec in (required or {}).items():
         if name not in tensors:
             raise InputError(f"{path} lacks the tensor '{name}' [{spec}]. {remedy}")
-        # A name may be bound by the caller's header through read order: the first use binds it.
-        dims = spec.split()
-        shape = list(tensors[name].shape)
-        fits = len(dims) == len(shape)
-        for dim, size in zip(dims, shape, strict=False):
-            expected = int(dim) if dim.isdigit() else sizes.setdefault(dim, size)
-            fits = fits and expected == size
-        if not fits:
-            raise InputError(
-                f"{path}: '{name}' must be [{', '.join(dims)}], found {shape}. {remedy}"
-            )
+        shape = tuple(tensors[name].shape)
+        bound = bind_shape(shape, spec, sizes)
+        if bound is None:
+            dims = ", ".join(spec.split())
+            raise InputError(f"{path}: '{name}' must be [{dims}], found {list(shape)}. {remedy}")
+        sizes = bound
     if finite:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
