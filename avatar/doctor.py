@@ -70,10 +70,10 @@ def _cuda() -> Finding:
     if torch.cuda.is_available():
         return Finding("torch CUDA", True, False, torch.cuda.get_device_name(0))
     if torch.version.cuda is None:
-        why = "this torch is a CPU build; a GPU needs an NVIDIA driver and a CUDA build of torch"
+        why = "this torch is a CPU build"
     else:
         why = f"torch is built for CUDA {torch.version.cuda} but finds no NVIDIA driver or GPU"
-    return Finding("torch CUDA", False, False, f"{why}. Everything runs on the CPU without it.")
+    return Finding("torch CUDA", False, False, f"{why}; see kernels: cuda.")
 
 
 def examine(models: Callable[[], str]) -> list[Finding]:
@@ -86,8 +86,9 @@ def examine(models: Callable[[], str]) -> list[Finding]:
     remedy = "Run: pip install headsplat"
     findings = [_python(), _package("torch", True, remedy)]
     for name, state in available_backends().items():
-        ok = state.startswith("ok")
-        findings.append(Finding(f"kernels: {name}", ok, name in ("reference", "cpu"), state))
+        ok, needed = state.startswith("ok"), name in ("reference", "cpu")
+        detail = state if ok or needed else f"{state}. Everything runs on the CPU without it."
+        findings.append(Finding(f"kernels: {name}", ok, needed, detail))
     findings += [_cuda(), _codecs()]
     try:
         findings.append(Finding("face models", True, True, models()))

@@ -9,7 +9,7 @@ Dims: N Gaussians, V vertices, F frames, E expressions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -147,7 +147,7 @@ class RenderOutput:
     """[H, W] coverage in [0, 1]."""
     depth: Tensor
     """[H, W] expected depth of what covers the pixel, metres along the optical axis; 0 where nothing does."""
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
     """Backend's own counters (for example ``visible``, ``pairs``) and, for training,
     ``means2d_grad``-style hooks that its documentation names."""
 

@@ -22,6 +22,15 @@ def data():
     return find
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let CPU tensors pass for tensors on a GPU whose kernels are emulated."""
+    from emulator.gpu import pretend_gpu
+
+    with pretend_gpu(monkeypatch):
+        yield
+
+
 def make_avatar(gaussians: int = 300, seed: int = 0):
     """Build a small avatar of random Gaussians on the generic lattice: real in all but the person."""
     import torch

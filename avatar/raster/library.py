@@ -1,4 +1,4 @@
-"""Finding and loading the CPU kernel library, and how it is asked to run."""
+"""Finding the kernel libraries, loading the one for the CPU, and how that is asked to run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ ERRORS = {
     -1: "out of memory; draw fewer Gaussians or a smaller picture",
     -2: "this machine lacks the instruction set that was asked for; unset HEADSPLAT_SIMD",
     -3: "too many pairs of Gaussian and tile (over 2^32); are scales or the picture far too large?",
+    -4: "a corner is no vertex of the lattice; corners must be in [0, V)",
 }
 
 
@@ -39,22 +40,23 @@ class HsRun(ctypes.Structure):
     )
 
 
-def library_path() -> Path:
-    """Where the library lies; raises InputError with the remedy where it does not.
+def library_path(
+    name: str = "headsplat_cpu",
+    remedy: str = "Install a C++ compiler (apt-get install g++) and run: pip install .",
+) -> Path:
+    """Where the library ``name`` lies; raises InputError with the remedy where it does not.
 
     An editable install leaves the package in the source tree and the library in site-packages.
     """
     suffix = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
-    name = ("" if platform.system() == "Windows" else "lib") + "headsplat_cpu" + suffix
+    file = ("" if platform.system() == "Windows" else "lib") + name + suffix
     folders = [*cuda_ext.__path__, str(Path(sysconfig.get_path("platlib")) / "cuda_ext")]
+    folders = list(dict.fromkeys(folders))
     for folder in folders:
-        path = Path(folder) / name
+        path = Path(folder) / file
         if path.is_file():
             return path
-    raise InputError(
-        f"the CPU kernel library {name} is missing from {' and '.join(folders)}. "
-        "Install a C++ compiler (apt-get install g++) and run: pip install ."
-    )
+    raise InputError(f"the kernel library {file} is missing from {' and '.join(folders)}. {remedy}")
 
 
 @cache

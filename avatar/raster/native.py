@@ -1,4 +1,4 @@
-"""The CPU backend: the kernel library behind torch custom ops.
+"""The CPU backend, and the torch custom ops that it shares with the CUDA backend (``cuda_raster``).
 
 ``headsplat::rasterize`` is differentiable in means, quats, scales, opacities, colours, background,
 ``means2d_offset`` and ``T_cam_world``. float32 runs on the best instruction set of the machine,
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from avatar.raster.library import library, raise_on, run_settings
+from avatar.types import Camera, Gaussians
 
 RECORD = 16
 """Numbers in a projected Gaussian's record."""
@@ -69,8 +70,14 @@ def _rasterize(
     T_cam_world: Tensor,
     width: int,
     height: int,
+    capacity: int = 0,
+    variant: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return image [H, W, C], alpha, depth [H, W]; records, boxes, state for the way back; counts [3]."""
+    """Return image [H, W, C], alpha, depth [H, W]; records, boxes, state for the way back; counts [3].
+
+    ``capacity`` and ``variant`` are for the CUDA kernels alone: room for that many pairs of a Gaussian and a
+    tile, and how gradients are summed.
+    """
     arrays = (means, quats, scales, opacities, colours, background, means2d_offset, K, T_cam_world)
     arrays = [a.contiguous() for a in arrays]
     count, channels = colours.shape
@@ -124,6 +131,8 @@ def _(
     T_cam_world: Tensor,
     width: int,
     height: int,
+    capacity: int = 0,
+    variant: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     count, channels = colours.shape
     state = torch.library.get_ctx().new_dynamic_size()
@@ -163,6 +172,8 @@ def _rasterize_backward(
     v_depth: Tensor | None,
     want_background: bool,
     want_camera: bool,
+    capacity: int = 0,
+    variant: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return gradients of means, quats, scales, opacities, colours, background, offset, T_cam_world."""
     arrays = (means, quats, scales, opacities, colours, background, means2d_offset, K, T_cam_world)
@@ -220,7 +231,7 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *arrays, ctx.width, ctx.height = inputs
+    *arrays, ctx.width, ctx.height, ctx.capacity, ctx.variant = inputs
     ctx.save_for_backward(*arrays, *output)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[3:])
@@ -239,9 +250,11 @@ def _backward(ctx: Any, v_image: Any, v_alpha: Any, v_depth: Any, *_: Any) -> tu
         v_depth,
         bool(wanted[5]),
         bool(wanted[8]),
+        ctx.capacity,
+        ctx.variant,
     )
     *first, v_T = found
-    return (*first, None, v_T if wanted[8] else None, None, None)
+    return (*first, None, v_T if wanted[8] else None, None, None, None, None)
 
 
 _rasterize.register_autograd(_backward, setup_context=_setup)
@@ -280,3 +293,41 @@ def rasterize_native(
         height,
     )
     return out[0], out[1], out[2], out[6]
+
+
+def count_lanes(gaussians: Gaussians, camera: Camera) -> tuple[int, int]:
+    """Return what drawing blends: lanes, and those of them that a Gaussian really reaches.
+
+    A lane is one pixel of a 4x4 block, for each Gaussian that the block is blended with.
+    """
+    means = gaussians.means
+    background, offset = means.new_zeros(3), means.new_zeros(len(means), 2)
+    arrays = [
+        a.contiguous()
+        for a in (
+            *(means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colours),
+            *(background, offset, camera.K, camera.T_cam_world),
+        )
+    ]
+    scene = _scene(arrays, camera.width, camera.height)
+    run, kernels, ref = run_settings(means.dtype), library(), ctypes.byref
+    records = means.new_empty(len(means), RECORD)
+    boxes = torch.empty(len(means), 4, dtype=torch.int16)
+    counts = (ctypes.c_int64 * 2)()
+    pointers = (ctypes.c_void_p(records.data_ptr()), ctypes.c_void_p(boxes.data_ptr()))
+    raise_on(kernels.hs_project(ref(run), ref(scene), *pointers, counts), "projecting Gaussians")
+    bound = ctypes.c_int64(counts[1])
+    state = torch.empty(int(kernels.hs_state_bytes(ref(scene), bound)), dtype=torch.uint8)
+    pictures = [means.new_empty(camera.height, camera.width, c) for c in (3, 1, 1)]
+    work = (ctypes.c_int64 * 2)()
+    code = kernels.hs_count_work(
+        ref(run),
+        ref(scene),
+        *pointers,
+        bound,
+        ctypes.c_void_p(state.data_ptr()),
+        ref(_Picture(*(p.data_ptr() for p in pictures))),
+        work,
+    )
+    raise_on(code, "counting lanes")
+    return work[0], work[1]
