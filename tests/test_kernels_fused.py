@@ -8,17 +8,24 @@ import math
 import pytest
 import torch
 
-from avatar.raster.fused import FusedAdam, RankOneAdam, blend_offsets, l1_ssim_loss
+from avatar.raster.fused import (
+    FusedAdam,
+    LowRankAdam,
+    blend_offsets,
+    l1_ssim_loss,
+    unpack_target,
+)
 from avatar.raster.fused_reference import (
     blend_offsets_reference,
     l1_ssim_loss_reference,
-    rank_one_gradient,
+    low_rank_gradient,
     ssim_map_reference,
+    unpack_target_reference,
 )
 from avatar.raster.library import SIMD, library, use_threads
 
 LEVELS = [name for name, code in SIMD.items() if library().hs_has_simd(code)]
-SIZES = [(1, 1), (1, 40), (40, 1), (7, 13), (64, 33), (33, 64), (50, 130)]
+SIZES = [(1, 1), (1, 40), (40, 1), (7, 13), (64, 33), (33, 64), (50, 130), (21, 530)]
 
 
 @pytest.fixture(params=LEVELS)
@@ -43,6 +50,10 @@ def pictures(kind: str, height: int, width: int) -> tuple[torch.Tensor, torch.Te
     y = torch.linspace(0, 1, height)[:, None].expand(height, width)
     x = torch.linspace(0, 1, width).expand(height, width)
     smooth = torch.stack([0.5 + 0.4 * torch.sin(3 * x), y, x * y], -1)
+    if kind == "patch":  # equal pictures but for a patch: the kernel leaves out what is far from it
+        image = smooth.clone()
+        image[height // 2 :, width // 3 : width // 2 + 1][:9] *= 0.8
+        return image, smooth
     return 0.95 * smooth + 0.01 * noise, smooth
 
 
@@ -53,6 +64,40 @@ def loss_and_gradient(loss_of, image, target, weight):
     return float(loss.detach()), image.grad
 
 
+# -- Target pictures ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(0, 4), (1, 1), (3, 5), (1, 17), (16, 16), (90, 101)], ids=str)
+def test_unpacked_bytes_are_the_twins(level, size):
+    g = torch.Generator().manual_seed(0)
+    rgba = torch.randint(0, 256, (*size, 4), dtype=torch.uint8, generator=g)
+    colour = torch.tensor([0.1, 0.7, 0.4])
+    for bytes_, background in ((rgba, None), (rgba[::2, 1:], None), (rgba, colour)):
+        for count in (1, 2):
+            with use_threads(count):
+                got = unpack_target(bytes_, background)
+            twins = unpack_target_reference(bytes_, background)
+            for number, expected in zip(got, twins, strict=True):
+                assert number.is_contiguous()
+                torch.testing.assert_close(number, expected, rtol=0, atol=0)
+
+
+def test_where_nobody_stands_a_target_has_exactly_the_background(level):
+    rgba = torch.tensor([255, 255, 255, 0], dtype=torch.uint8).expand(5, 7, 4)
+    for seed in range(5):
+        colour = torch.rand(3, generator=torch.Generator().manual_seed(seed))
+        picture, _ = unpack_target(rgba, colour)
+        assert torch.equal(picture, colour.expand(5, 7, 3))
+
+
+def test_every_byte_is_divided_by_255(level):
+    byte = torch.arange(256, dtype=torch.uint8)
+    picture, mask = unpack_target(torch.stack([byte, byte.flip(0), byte, byte], -1)[None])
+    expected = byte.float() / 255
+    assert torch.equal(picture[0], torch.stack([expected, expected.flip(0), expected], -1))
+    assert torch.equal(mask[0], expected)
+
+
 # -- The picture loss ---------------------------------------------------------------------------------
 
 
@@ -61,7 +106,12 @@ def loss_and_gradient(loss_of, image, target, weight):
 # that is 1e-4 of each pixel's share.
 @pytest.mark.parametrize(
     ("kind", "loss_bound", "bound"),
-    [("noise", 1e-6, 2e-6), ("smooth", 1e-6, 1e-4), ("white", 3e-6, 3e-4)],
+    [
+        ("noise", 1e-6, 2e-6),
+        ("smooth", 1e-6, 1e-4),
+        ("white", 3e-6, 3e-4),
+        ("patch", 1e-6, 1e-4),
+    ],
 )
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_loss_and_gradient_agree_with_the_twin_in_double(level, kind, loss_bound, bound, size):
@@ -147,6 +197,12 @@ def test_a_nan_shows_in_the_loss(level):
     image, target = pictures("noise", 16, 16)
     image[3, 4, 1] = math.nan
     assert math.isnan(float(l1_ssim_loss(image, target, 0.2)))
+    # Also where all else is equal, and the kernel has nothing to do.
+    image = target.clone()
+    image[3, 4, 1] = math.nan
+    loss, gradient = loss_and_gradient(l1_ssim_loss, image, target, 0.2)
+    assert math.isnan(loss)
+    assert math.isnan(float(gradient[3, 4, 1]))
 
 
 def test_views_are_as_good_as_copies():
@@ -311,38 +367,42 @@ def test_fused_adam_calls_the_closure():
     assert not torch.equal(p, before)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 5])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 13), (3, 1500, 13)])
-def test_rank_one_adam_is_torch_adam_on_the_whole_gradient(level, shape):
+def test_low_rank_adam_is_torch_adam_on_the_whole_gradient(level, shape, frames):
     start = normal(*shape)
     parameter, theirs = start.clone(), torch.nn.Parameter(start.clone())
-    ours = RankOneAdam(parameter, lr=0.02)
+    ours = LowRankAdam(parameter, lr=0.02)
     adam = torch.optim.Adam([theirs], lr=0.02, betas=(0.9, 0.999), eps=1e-15)
     for step in range(20):
-        weights = normal(shape[0], seed=2 * step)
-        weights[::4] = 0
-        v_blend = normal(*shape[1:], seed=2 * step + 1) * 10.0 ** (-(step % 5))
-        v_blend[::3] = 0
+        weights = normal(frames, shape[0], seed=2 * step)
+        weights[:, ::4] = 0
+        v_blend = normal(frames, *shape[1:], seed=2 * step + 1) * 10.0 ** (-(step % 5))
+        v_blend[:, ::3] = 0
         ours.lr = adam.param_groups[0]["lr"] = 0.02 * 0.9**step
-        ours.step(weights, v_blend)
-        theirs.grad = rank_one_gradient(weights, v_blend)
+        expected = torch.einsum("knc,rnc->rk", parameter.double(), v_blend.double())
+        v_weights = ours.step(weights, v_blend)
+        scale = float(expected.abs().max()) + 1e-30
+        torch.testing.assert_close(v_weights.double(), expected, rtol=1e-4, atol=1e-5 * scale)
+        theirs.grad = low_rank_gradient(weights, v_blend)
         adam.step()
     assert_same_steps(parameter, theirs.detach(), start)
     state, their_state = ours.state_dict(), adam.state[theirs]
-    assert state["steps"] == 20
+    assert int(state["steps"]) == 20
     for moment in ("exp_avg", "exp_avg_sq"):
         scale = float(their_state[moment].abs().max())
         torch.testing.assert_close(state[moment], their_state[moment], rtol=1e-5, atol=1e-6 * scale)
 
 
-def test_rank_one_adam_resumes_from_its_state_dict():
+def test_low_rank_adam_resumes_from_its_state_dict():
     parameter = normal(3, 20, 13)
-    adam = RankOneAdam(parameter, lr=0.01)
-    adam.step(normal(3, seed=1), normal(20, 13, seed=2))
+    adam = LowRankAdam(parameter, lr=0.01)
+    adam.step(normal(1, 3, seed=1), normal(1, 20, 13, seed=2))
     twin = parameter.clone()
-    other = RankOneAdam(twin, lr=0.01)
+    other = LowRankAdam(twin, lr=0.01)
     other.load_state_dict(adam.state_dict())
     for a in (adam, other):
-        a.step(normal(3, seed=3), normal(20, 13, seed=4))
+        a.step(normal(2, 3, seed=3), normal(2, 20, 13, seed=4))
     assert torch.equal(parameter, twin)
     assert torch.equal(adam.state_dict()["exp_avg"], other.state_dict()["exp_avg"])
 
@@ -351,7 +411,7 @@ def test_rank_one_adam_resumes_from_its_state_dict():
 
 
 def test_the_number_of_threads_changes_nothing(level):
-    image, target = pictures("noise", 77, 45)
+    image, target = pictures("noise", 77, 300)
     offsets, weights = normal(6, 2500, 13), normal(6, seed=1)
     v_blend = normal(2500, 13, seed=2)
     results = []
@@ -361,11 +421,11 @@ def test_the_number_of_threads_changes_nothing(level):
             w = weights.clone().requires_grad_(True)
             blend = blend_offsets(offsets, w)
             blend.backward(v_blend)
-            moved, rank_one = torch.nn.Parameter(offsets.clone()), offsets.clone()
-            moved.grad = rank_one_gradient(weights, v_blend)
+            moved, low_rank = torch.nn.Parameter(offsets.clone()), offsets.clone()
+            moved.grad = low_rank_gradient(weights[None], v_blend[None])
             FusedAdam([moved], lr=0.01).step()
-            RankOneAdam(rank_one, lr=0.01).step(weights, v_blend)
-        found = (gradient, blend, w.grad, moved, rank_one)
+            v_weights = LowRankAdam(low_rank, lr=0.01).step(weights[None], v_blend[None])
+        found = (gradient, blend, w.grad, moved, low_rank, v_weights)
         results.append((torch.tensor(loss), *(t.detach().clone() for t in found)))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -391,6 +451,22 @@ def test_ops_keep_the_rules_of_torch():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: unpack_target(torch.zeros(4, 4, 3, dtype=torch.uint8)),
+            r"rgba must have shape \[H, W, 4\]; got \[4, 4, 3\]",
+        ),
+        (
+            lambda: unpack_target(torch.zeros(4, 4, 4)),
+            r"rgba must be uint8; got torch\.float32",
+        ),
+        (
+            lambda: unpack_target(torch.zeros(4, 4, 4, dtype=torch.uint8, device="meta")),
+            "rgba must be a dense CPU tensor",
+        ),
+        (
+            lambda: unpack_target(torch.zeros(4, 4, 4, dtype=torch.uint8), torch.zeros(4)),
+            r"background must have shape \[3\]; got \[4\]",
+        ),
         (
             lambda: l1_ssim_loss(torch.zeros(4, 4), torch.zeros(4, 4, 3), 0.2),
             r"image must have shape \[H, W, 3\]; got \[4, 4\]",
@@ -439,23 +515,29 @@ def test_ops_keep_the_rules_of_torch():
         ),
         (lambda: FusedAdam([torch.zeros(4)], lr=-1.0), "lr must be at least 0; got -1.0"),
         (
-            lambda: RankOneAdam(torch.zeros(4, 3), lr=0.1),
+            lambda: LowRankAdam(torch.zeros(4, 3), lr=0.1),
             r"parameter must have shape \[K, N, C\]; got \[4, 3\]",
         ),
         (
-            lambda: RankOneAdam(torch.zeros(2, 4, 3), lr=0.1).step(
-                torch.zeros(2), torch.zeros(5, 3)
+            lambda: LowRankAdam(torch.zeros(2, 4, 3), lr=0.1).step(
+                torch.zeros(1, 2), torch.zeros(1, 5, 3)
             ),
-            r"blend_gradient must have shape \[N, C\] where N = 4, C = 3; got \[5, 3\]",
+            r"blend_gradient must have shape \[R, N, C\] where .*N = 4, C = 3; got \[1, 5, 3\]",
         ),
         (
-            lambda: RankOneAdam(torch.zeros(2, 4, 3), lr=0.1).load_state_dict(
-                RankOneAdam(torch.zeros(2, 5, 3), lr=0.1).state_dict()
+            lambda: LowRankAdam(torch.zeros(2, 4, 3), lr=0.1).step(
+                torch.zeros(0, 2), torch.zeros(0, 4, 3)
+            ),
+            "weights must hold at least 1 frame",
+        ),
+        (
+            lambda: LowRankAdam(torch.zeros(2, 4, 3), lr=0.1).load_state_dict(
+                LowRankAdam(torch.zeros(2, 5, 3), lr=0.1).state_dict()
             ),
             r"state's exp_avg must have shape \[2, 4, 3\] as the parameter has; got \[2, 5, 3\]",
         ),
         (
-            lambda: RankOneAdam(torch.zeros(2, 4, 3), lr=0.1).load_state_dict({"steps": 3}),
+            lambda: LowRankAdam(torch.zeros(2, 4, 3), lr=0.1).load_state_dict({"steps": 3}),
             "state must hold exp_avg, exp_avg_sq and steps",
         ),
     ],

@@ -185,6 +185,62 @@ def test_any_count_and_size(count, size):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
 
 
+def test_a_hundred_thousand_gaussians(monkeypatch):
+    camera = a_camera(130, 70, torch.float32)
+    gaussians = scene(100_000, seed=9, dtype=torch.float32)
+    results = []
+    for level in LEVELS:
+        monkeypatch.setenv("HEADSPLAT_SIMD", level)
+        results.append(both(gaussians, camera, "cpu"))
+    (pictures, gradients), *others = results
+    assert all(torch.isfinite(p).all() for p in pictures)
+    assert all(torch.isfinite(g).all() for g in gradients if g is not None)
+    assert pictures[1].min() >= 0
+    assert pictures[1].max() <= 1
+    for other_pictures, _ in others:
+        for a, b in zip(pictures[:2], other_pictures[:2], strict=True):
+            assert ((a - b).abs() > 1e-4).double().mean() < 5e-3
+
+
+def test_a_pixel_that_stopped_stays_stopped_on_the_way_back():
+    # Each of two pixels of one block is stopped by Gaussians that colour nothing else of the block; what
+    # lies behind must get its gradient from neither.
+    camera = replace(a_camera(4, 1), T_cam_world=torch.eye(4, dtype=torch.float64))
+    z = torch.tensor([1.0, 1.1, 1.2, 1.3, 1.4], dtype=torch.float64)
+    centres = torch.tensor(
+        [[1.5, 0.5], [1.5, 0.5], [0.5, 0.5], [0.5, 0.5], [1.5, 0.5]], dtype=torch.float64
+    )
+    xy = (centres - camera.K[:2, 2]) / camera.K[[0, 1], [0, 1]] * z[:, None]
+    scales = torch.tensor([1e-5, 1e-5, 1e-5, 1e-5, 0.5], dtype=torch.float64)
+    gaussians = Gaussians(
+        means=torch.cat([xy, z[:, None]], 1),
+        quats=torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64).repeat(5, 1),
+        scales=scales[:, None].repeat(1, 3),
+        opacities=torch.tensor([0.9985, 0.9985, 0.9, 0.9985, 0.5], dtype=torch.float64),
+        colours=torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+    )
+    _, gradients = both(gaussians, camera, "cpu")
+    _, expected = both(gaussians, camera, "reference")
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of its compiler
+def test_drawing_goes_into_compiled_programs():
+    camera, gaussians = a_camera(20, 20, torch.float32), scene(50, dtype=torch.float32)
+
+    def loss(means: torch.Tensor) -> torch.Tensor:
+        moved = replace(gaussians, means=2 * means)
+        return rasterize(moved, camera).rgb.square().mean()
+
+    means = [(0.5 * gaussians.means).requires_grad_() for _ in range(2)]
+    plain, compiled = loss(means[0]), torch.compile(loss, backend="aot_eager")(means[1])
+    plain.backward()
+    compiled.backward()
+    assert plain.item() == compiled.item()
+    assert torch.equal(means[0].grad, means[1].grad)
+
+
 def test_an_empty_scene_is_the_background():
     camera = a_camera(8, 8, torch.float32)
     background = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0))

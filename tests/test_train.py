@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ import torch
 from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
-from avatar.train.densify import plan_densification
+from avatar.train.densify import plan_densification, shown_share
 from avatar.train.evaluate import evaluate
+from avatar.train.frames import FrameStore
 from avatar.train.loop import Trainer, fit
 from configs import PRESETS
 
@@ -91,6 +93,62 @@ def test_densification_keeps_its_budget_and_drops_the_faint(tiny_avatar):
     assert twice[-10:].all()
     assert int(twice.sum()) == 10
     assert (plan.shrink > 0).sum() == 20
+
+
+def test_what_stands_behind_others_is_not_shown(tiny_avatar):
+    with torch.no_grad():
+        tiny_avatar.deformer.offsets.zero_()
+        tiny_avatar.torso_logits.fill_(-9.0)
+        # One before a wall that hides one behind it; the camera looks from +z.
+        tiny_avatar.follow.zero_()
+        tiny_avatar.means[:, 2] = 0.0
+        tiny_avatar.means[:3] = torch.tensor([[0, 0, 0.1], [0, 0, -0.1], [9.0, 0, 0]])
+        tiny_avatar.means[3:20] = torch.zeros(3)
+        tiny_avatar.log_scales[3:20] = -2.5
+        tiny_avatar.logit_opacities[3:20] = 9.0
+        tiny_avatar.eye.fill_(-1)
+        tiny_avatar.log_scales[:3] = -5.0
+        tiny_avatar.set_binding(tiny_avatar.binding())
+    share = shown_share(tiny_avatar, [tiny_avatar.rest], tiny_avatar.camera)
+    assert share[0] == pytest.approx(1, abs=0.1)
+    assert share[1] < 0.001
+    assert share[2] == 0  # beside the picture
+
+
+def test_hidden_gaussians_stay_as_they_were_made(small_capture, tmp_path):
+    """White blobs behind the chest grew from traces of gradient that Adam blew up."""
+    config = replace(QUICK, densify=replace(QUICK.densify, rounds=0))
+    trainer = Trainer(small_capture, tmp_path / "me.run", config)
+    start = {name: value.clone() for name, value in tensors_of(trainer.avatar).items()}
+    held = torch.ones(len(trainer.avatar), dtype=torch.bool)
+    for _ in trainer.steps():
+        held &= trainer._hidden
+    assert 20 < int(held.sum()) < len(held) / 2
+    for name, value in tensors_of(trainer.avatar).items():
+        assert torch.equal(value[held], start[name][held]), name
+    moved = (trainer.avatar.means - start["means"]).detach().abs().amax(1) > 0
+    assert moved[~trainer._hidden].float().mean() > 0.95
+
+
+def test_every_stretch_of_head_pose_has_a_witness(small_capture, tmp_path):
+    """What only an unwatched pose shows would be held, and stand out from the head there."""
+    trainer = Trainer(small_capture, tmp_path / "me.run", replace(QUICK, hidden_frames=2))
+    track, turned = small_capture.track, trainer.store.frames[-3:]
+    T = track.T_world_head.clone()
+    T[turned, :3, 3] += 0.3
+    trainer.capture = SimpleNamespace(track=replace(track, T_world_head=T))
+    assert trainer._choose_witnesses().max() >= len(trainer.store) - 3
+
+
+def test_a_target_on_a_colour_changes_the_background_only(small_capture):
+    store = FrameStore(small_capture, torch.tensor([0]), 192)
+    colour = torch.tensor([0.2, 0.5, 0.9])
+    white, mask, _ = store.target(0)
+    mixed, _, _ = store.target(0, background=colour)
+    assert torch.equal(mixed[mask == 1], white[mask == 1])
+    torch.testing.assert_close(
+        mixed[mask == 0], colour.expand_as(mixed)[mask == 0], atol=0.005, rtol=0
+    )
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):

@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from avatar.checks import InputError, check
-from avatar.model.deform import COLOUR, MEAN, QUAT, SCALE, BlendshapeDeformer
+from avatar.model.deform import BlendshapeDeformer
+from avatar.raster.cuda_pose import pose_cuda
+from avatar.raster.fused_reference import pose_reference
+from avatar.raster.posing import pose_native
 from avatar.rig.arkit import ARKIT_NAMES
-from avatar.rotations import (
-    matrix_to_quat,
-    matrix_to_rotvec,
-    quat_multiply,
-    rotvec_to_matrix,
-    transform_points,
-)
+from avatar.rotations import matrix_to_rotvec
 from avatar.tensorfile import read_tensors, write_tensors
 from avatar.types import Camera, Gaussians, HeadState
 
@@ -157,10 +154,10 @@ class Avatar(nn.Module):
         self.register_buffer("barycentric", binding.barycentric.float())
         self.register_buffer("follow", binding.follow.float())
         self.register_buffer("eye", binding.eye.long())
-        # Rows are gathered once here rather than at each pose.
-        self._corners = self.triangles[self.triangle]  # [N, 3]
-        self._corner_weights = (self.barycentric * self.follow[:, None])[..., None]  # [N, 3, 1]
-        self._eye_rows = [torch.nonzero(self.eye == side)[:, 0] for side in (0, 1)]
+        # What posing reads is gathered once here rather than at each pose.
+        self._eye = self.eye.to(torch.int8)
+        self._corners = self.triangles[self.triangle].int()  # [N, 3]
+        self._corner_weights = self.barycentric * self.follow[:, None]  # [N, 3]
 
     def binding(self) -> Binding:
         """Return how the Gaussians hang on the rig."""
@@ -192,39 +189,26 @@ class Avatar(nn.Module):
 
     def assemble(self, state: HeadState, offsets: Tensor) -> Gaussians:
         """Return the posed Gaussians for a single state and the deformer's offsets [N, 13] for it."""
-        displacement = torch.einsum("e,evc->vc", state.expression, self.basis)  # [V, 3]
-        means = self.means + offsets[:, MEAN]
-        means = means + (displacement[self._corners] * self._corner_weights).sum(1)
-        quats = torch.nn.functional.normalize(self.quats + offsets[:, QUAT], dim=-1)
-        means, quats = self._turn_eyes(means, quats, state.gaze)
-
-        weight = torch.sigmoid(self.torso_logits)[:, None]
-        head = transform_points(state.T_world_head, means)
-        torso = transform_points(state.T_world_torso, means)
-        q_head = matrix_to_quat(state.T_world_head[:3, :3])
-        q_torso = matrix_to_quat(state.T_world_torso[:3, :3])
-        q_torso = torch.where((q_head * q_torso).sum() < 0, -q_torso, q_torso)
-        return Gaussians(
-            means=torch.lerp(head, torso, weight),
-            quats=quat_multiply(torch.lerp(q_head, q_torso, weight), quats),
-            scales=torch.exp(self.log_scales + offsets[:, SCALE]),
-            opacities=torch.sigmoid(self.logit_opacities),
-            colours=self.colours + offsets[:, COLOUR],
+        inputs = {name: getattr(self, name) for name in GAUSSIAN_PARAMETERS} | {
+            "offsets": offsets,
+            "units": self.deformer.unit,
+            "corners": self._corners,
+            "corner_weights": self._corner_weights,
+            "eye": self._eye,
+            "displacement": torch.einsum("e,evc->vc", state.expression, self.basis),
+            "T_world_head": state.T_world_head,
+            "T_world_torso": state.T_world_torso,
+            "eye_turns": state.gaze - self.rest.gaze,
+            "eye_centres": self.eyeballs,
+        }
+        # The kernel has no gradient to the state.
+        of_state = torch.is_grad_enabled() and any(
+            inputs[name].requires_grad
+            for name in ("displacement", "T_world_head", "T_world_torso", "eye_turns")
         )
-
-    def _turn_eyes(self, means: Tensor, quats: Tensor, gaze: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotate the eyeballs' Gaussians about their centres: yaw to the left, pitch up."""
-        for side, rows in enumerate(self._eye_rows):
-            if len(rows) == 0:
-                continue
-            turn = gaze[side] - self.rest.gaze[side]
-            zero = torch.zeros_like(turn[0])
-            R = rotvec_to_matrix(torch.stack([-turn[1], turn[0], zero]))
-            centre = self.eyeballs[side]
-            means = means.index_copy(0, rows, (means[rows] - centre) @ R.T + centre)
-            turned = quat_multiply(matrix_to_quat(R).expand(len(rows), 4), quats[rows])
-            quats = quats.index_copy(0, rows, turned)
-        return means, quats
+        kernels = {"cpu": pose_native, "cuda": pose_cuda}
+        pose = pose_reference if of_state else kernels[self.means.device.type]
+        return Gaussians(*pose(**inputs))
 
     def save(self, path: Path) -> None:
         """Write the .avatar file atomically: one safetensors file, offsets in half precision."""

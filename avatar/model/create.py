@@ -38,6 +38,8 @@ EYE_CONTOURS = tuple(
 INNER_LIPS = REGIONS["lip_upper_inner"] + REGIONS["lip_lower_inner"]
 
 VOXEL_M = 0.006
+HIDDEN_DENSITY = 0.2
+"""Density of Gaussians where no view looks at the hull, as a share of where one does."""
 FOLLOW_RANGE_M = 0.022
 """Distance over which hair and neck stop following the nearest skin."""
 
@@ -202,7 +204,7 @@ def create_avatar(
         count = len(part.means)
         means.append(part.means)
         colours.append(part.colours)
-        scales.append(torch.full((count,), part.scale_m))
+        scales.append(torch.as_tensor(part.scale_m).expand(count))
         torso.append(part.torso_logits)
         eye.append(torch.full((count,), part.eye, dtype=torch.long))
         rigid.append(part.follow)
@@ -233,7 +235,8 @@ class _Part:
 
     means: Tensor
     colours: Tensor
-    scale_m: float
+    scale_m: float | Tensor
+    """Standard deviation, or one for each [n], metres."""
     torso_logits: Tensor
     follow: Tensor
     """[n] share of the skin's motion to take; NaN asks for the usual fade with distance."""
@@ -323,7 +326,7 @@ def _hair(person: Person, views: _Views, count: int, generator: torch.Generator)
         cosine = (torch.nn.functional.normalize(eye - surface, dim=1) * normals).sum(1)
         facing[:, view] = torch.where(there, cosine, facing[:, view])
     best, view_of = facing.max(1)
-    weight = torch.where(best > 0.05, 1.0, 0.2)
+    weight = torch.where(best > 0.05, 1.0, HIDDEN_DENSITY)
     index = torch.multinomial(weight, count, replacement=True, generator=generator)
     jitter = (torch.rand(count, 3, generator=generator) - 0.5) * VOXEL_M
     points = surface[index] + jitter
@@ -336,7 +339,8 @@ def _hair(person: Person, views: _Views, count: int, generator: torch.Generator)
     if (~hidden).any():  # what no view sees takes the colour of the hair that one does
         high = ~hidden & (points[:, 1] > points[:, 1].median())
         colours[hidden] = colours[high if high.any() else ~hidden].median(0).values
-    scale = 0.6 * VOXEL_M * math.sqrt(len(surface) / count)
+    # The fit leaves alone what no view sees, so that must close the back of the head as it stands.
+    scale = 0.6 * VOXEL_M * (weight.sum() / weight[index] / count).sqrt()
     nan = torch.full((count,), float("nan"))
     return _Part(points, colours, scale, torch.full((count,), -4.0), nan)
 

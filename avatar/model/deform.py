@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from avatar.raster.fused import blend_offsets
 
-MEAN, QUAT, SCALE, COLOUR = slice(0, 3), slice(3, 7), slice(7, 10), slice(10, 13)
-"""Channels of an offset: mean (head frame), quaternion, log scale, sRGB colour."""
 CHANNELS = 13
+"""Channels of an offset: mean (3, head frame), quaternion (4), log scale (3), sRGB colour (3)."""
 
 # One learning rate drives all channels: with these units an Adam step of 1e-3 on an offset moves a
 # mean by 20 micrometres, a log scale by 1e-3 and a colour by 1e-3.
@@ -69,5 +68,5 @@ class BlendshapeDeformer(nn.Module):
         return self.network(x.clamp(-INPUT_LIMIT, INPUT_LIMIT))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return offsets [N, 13] for driving features [D], channels as MEAN, QUAT, SCALE, COLOUR."""
-        return blend_offsets(self.offsets, self.weights(features)) * self.unit
+        """Return offsets [N, 13] in units of ``unit`` for driving features [D]."""
+        return blend_offsets(self.offsets, self.weights(features))

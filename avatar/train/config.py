@@ -23,9 +23,9 @@ class RateConfig:
     """sRGB colours."""
     torso_logits: float = 2e-2
     """Logits of the share of the torso's motion."""
-    offsets: float = 1.5e-3
+    offsets: float = 3e-3
     """Offset shapes, in the units of ``avatar.model.deform.CHANNEL_UNITS``."""
-    network: float = 1e-3
+    network: float = 2e-3
     """The deformer's network."""
     final: float = 0.1
     """Share of each rate left at the last step."""
@@ -67,10 +67,22 @@ class TrainConfig:
     """Weight of 1 - SSIM beside L1 (0.2, as in 3D Gaussian Splatting, Kerbl et al. 2023, eq. 7)."""
     alpha_weight: float = 0.1
     """Weight of the L1 distance between coverage and mask."""
+    deformer_frames: int = 4
+    """Frames whose gradients the deformer takes in one step; the Gaussians step at every frame."""
     offset_decay: float = 0.0
     """Weight of the mean square of the offsets that a frame uses."""
     scale_limit_m: float = 0.012
     """Standard deviations above this many metres are pulled back."""
+    random_background: float = 1.0
+    """Share of the steps, drawn at random, whose picture is composed on a random colour, not white:
+    else Gaussians as white as the background pass for it until the view changes."""
+    hidden_share: float = 0.03
+    """A Gaussian is held as it is while every frame shows less than this share of it; 0 holds none.
+    Shirt and skin let through about a hundredth of what is behind them."""
+    hidden_frames: int = 16
+    """Frames in which that share is looked for, at half the size: those that differ most in head pose."""
+    hidden_rounds: int = 12
+    """How often that is done, at even distances from the first step on."""
     checkpoint_seconds: float = 15.0
     """Longest time between checkpoints: what a kill can lose."""
     create: CreateConfig = field(default_factory=CreateConfig)

@@ -1,15 +1,19 @@
-"""Densification: split the Gaussians that the loss keeps pulling at, drop the faint ones."""
+"""Densification: split the Gaussians that the loss keeps pulling at, drop the faint, find the hidden."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from avatar.model.avatar import Avatar
+from avatar.raster import rasterize
 from avatar.rotations import quat_to_matrix
 from avatar.train.config import DensifyConfig
+from avatar.types import Camera, Gaussians, HeadState
 
 SPLIT_SHRINK = 1.6
 """A split's halves are this much smaller (Kerbl et al. 2023, section 5.2)."""
@@ -59,3 +63,35 @@ def plan_densification(
     shift = shift[source] * sign[:, None] * is_half[:, None]
     shrink = is_half.float() * torch.log(torch.tensor(SPLIT_SHRINK))
     return Plan(source, is_half, shift, shrink)
+
+
+def shown_share(avatar: Avatar, states: Iterable[HeadState], camera: Camera) -> Tensor:
+    """Return the share [N] of each Gaussian's picture that the best of the states shows.
+
+    That is its weight in the picture, summed over pixels, by what the sum would be if nothing stood
+    before it: 1 is in full view, 0 is behind opaque others or outside of the picture in every state.
+    """
+    best = torch.zeros(len(avatar))
+    for state in states:
+        with torch.no_grad():
+            gaussians = avatar.pose(state)
+            alone = _weight_alone(gaussians, camera)
+        # The gradient of the pictures' sum to a colour is the weight that the colour has in it.
+        probe = torch.zeros(len(avatar), 1, requires_grad=True)
+        rasterize(replace(gaussians, colours=probe), camera).rgb.sum().backward()
+        if probe.grad is not None:
+            best = torch.maximum(best, probe.grad[:, 0] / alone)
+    return best
+
+
+def _weight_alone(gaussians: Gaussians, camera: Camera) -> Tensor:
+    """Sum over pixels [N] of each Gaussian's opacity, as if it were whole in the picture."""
+    p = gaussians.means @ camera.T_cam_world[:3, :3].T + camera.T_cam_world[:3, 3]
+    axes = torch.nn.functional.normalize(p, dim=1) @ camera.T_cam_world[:3, :3]
+    axes = torch.einsum("nij,ni->nj", quat_to_matrix(gaussians.quats), axes)
+    # An ellipsoid's shadow along a direction: the shadows of its three faces, projected.
+    a, b, c = gaussians.scales.unbind(1)
+    shadow = torch.linalg.norm(axes * torch.stack([b * c, a * c, a * b], 1), dim=1)
+    pixels = shadow * camera.K[0, 0] * camera.K[1, 1] / p[:, 2].clamp(min=0.01).square()
+    # The rasterizer widens every Gaussian by 0.3 square pixels of variance.
+    return 2 * math.pi * gaussians.opacities * (pixels + 0.3)

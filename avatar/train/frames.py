@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avatar.capture_data import Capture
+from avatar.raster.fused import unpack_target
 from avatar.types import Camera
 
 
@@ -38,13 +39,21 @@ class FrameStore:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def target(self, row: int, half: bool = False) -> tuple[Tensor, Tensor, Camera]:
-        """Return picture [H, W, 3] on white, mask [H, W], both float in [0, 1], and their camera."""
+    def target(
+        self, row: int, half: bool = False, background: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Camera]:
+        """Return picture [H, W, 3], mask [H, W], both float in [0, 1], and their camera.
+
+        Args:
+            row: which of the frames.
+            half: at half the size.
+            background: [3] what the person stands before; white where None.
+        """
         pixels = self._pixels[row]
         camera = self.camera
         if half:
             size = (self.width // 2, self.height // 2)
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
             camera = camera.scaled(*size)
-        picture = torch.from_numpy(pixels).float() / 255
-        return picture[..., :3].contiguous(), picture[..., 3].contiguous(), camera
+        shown, mask = unpack_target(torch.from_numpy(pixels), background)
+        return shown, mask, camera

@@ -20,13 +20,13 @@ from avatar import __version__
 from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Binding
-from avatar.model.create import create_avatar
+from avatar.model.create import create_avatar, spread_frames
 from avatar.raster import one_torch_thread, rasterize_with_means2d
-from avatar.raster.fused import FusedAdam, RankOneAdam, blend_offsets, l1_ssim_loss
+from avatar.raster.fused import FusedAdam, LowRankAdam, blend_offsets, l1_ssim_loss
 from avatar.tensorfile import write_bytes, write_json
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.config import TrainConfig
-from avatar.train.densify import Plan, plan_densification
+from avatar.train.densify import Plan, plan_densification, shown_share
 from avatar.train.frames import FrameStore
 from avatar.types import Progress, Reporter, ignore_progress
 
@@ -44,7 +44,7 @@ class StepReport:
     """Steps done."""
     loss: float
     psnr: float
-    """PSNR of the step's training picture, dB."""
+    """PSNR of the training picture of the last step that was logged, dB."""
     gaussians: int
     seconds: float
     """Wall seconds of fitting so far, resumed parts included."""
@@ -81,10 +81,17 @@ class Trainer:
         every = math.ceil(len(valid) / config.max_frames)
         report(Progress("frames", 0, 0, "Reading frames"))
         self.store = FrameStore(capture, valid[::every], config.max_side)
-        self.step, self.seconds = 0, 0.0
+        self._features = torch.stack(
+            [self.avatar.features(self.store.states[row]) for row in range(len(self.store))]
+        )
+        # Training rows that the deformer has yet to step on, with the gradients of their blends [N, 13].
+        self._pending: list[tuple[int, Tensor]] = []
+        self.step, self.seconds, self._psnr = 0, 0.0, math.nan
         self._order = torch.empty(0, dtype=torch.long)
         self._pull = torch.zeros(len(self.avatar))
         self._pulls = 0
+        # [N] Gaussians that no training picture shows; they are held as they are.
+        self._hidden = torch.zeros(len(self.avatar), dtype=torch.bool)
         if restored is None:
             self.avatar.save(self.run / "start.avatar")
             # What is trained is what a resume would read back: offsets are stored in half precision
@@ -94,6 +101,8 @@ class Trainer:
             self._restore(*restored)
         self._cut_log()
         self._densify_at = self._densify_steps()
+        self._look_at = self._look_steps()
+        self._witnesses = self._choose_witnesses()
         self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step)
         self._saved_at = time.monotonic()
 
@@ -141,10 +150,10 @@ class Trainer:
                 for name in GAUSSIAN_PARAMETERS
             ]
         )
-        self.network_adam = torch.optim.Adam(
-            self.avatar.deformer.network.parameters(), lr=rates.network
+        self.network_adam = FusedAdam(
+            self.avatar.deformer.network.parameters(), lr=rates.network, eps=1e-8
         )
-        self.offset_adam = RankOneAdam(self.avatar.deformer.offsets, lr=rates.offsets)
+        self.offset_adam = LowRankAdam(self.avatar.deformer.offsets, lr=rates.offsets)
         self.base_rates = [group["lr"] for group in self.adam.param_groups]
 
     def _set_rates(self) -> None:
@@ -184,18 +193,24 @@ class Trainer:
         self._set_rates()
         row = self._next_row()
         half = self.step < config.half_resolution * config.steps
-        target, mask, camera = self.store.target(row, half)
+        background = torch.ones(3)
+        # On one colour only, Gaussians of that colour could stand for the background.
+        if config.random_background:
+            chance, *colour = torch.rand(4, generator=self.generator)
+            if chance < config.random_background:
+                background = torch.stack(colour)
+        target, mask, camera = self.store.target(row, half, background)
+        if self.step in self._look_at:
+            self._find_hidden()
         state = self.store.states[row]
 
-        weights = avatar.deformer.weights(avatar.features(state))
-        # The gradient of the offset shapes has rank one (weights x gradient of their blend), so the
-        # blend's gradient is kept and the shapes' own is never formed.
-        blend = blend_offsets(avatar.deformer.offsets.detach(), weights)
-        blend.retain_grad()
-        gaussians = avatar.assemble(state, blend * avatar.deformer.unit)
+        with torch.no_grad():
+            weights = avatar.deformer.weights(self._features[row])
+            blend = blend_offsets(avatar.deformer.offsets, weights).requires_grad_()
+        gaussians = avatar.assemble(state, blend)
         shift = torch.zeros(len(avatar), 2, requires_grad=True)
         picture = rasterize_with_means2d(
-            gaussians, camera, shift, background=torch.ones(3), backend="auto"
+            gaussians, camera, shift, background=background, backend="auto"
         )
         loss = l1_ssim_loss(picture.rgb, target, config.ssim_weight)
         loss = loss + config.alpha_weight * (picture.alpha - mask).abs().mean()
@@ -205,7 +220,8 @@ class Trainer:
         if config.offset_decay:
             loss = loss + config.offset_decay * blend.square().mean()
         loss.backward()
-        self._apply(weights.detach(), blend.grad)
+        self._hold_hidden(blend, shift)
+        self._apply(row, blend.grad)
         if shift.grad is not None:
             self._pull += torch.linalg.norm(shift.grad, dim=1) * max(camera.width, camera.height)
             self._pulls += 1
@@ -214,17 +230,69 @@ class Trainer:
             plan = plan_densification(
                 avatar, self._pull / max(1, self._pulls), config.densify, self.generator
             )
+            self._step_deformer()
             self._rebuild(plan)
-        with torch.no_grad():
-            error = (picture.rgb.clamp(0, 1) - target).square().mean().clamp(min=1e-10)
-            return loss.item(), -10 * math.log10(error.item())
+        # Reading every pixel once more is 3 % of a step, so it is done for the steps that are logged.
+        if math.isnan(self._psnr) or self.step % LOG_EVERY == 0 or self.step == config.steps:
+            with torch.no_grad():
+                error = (picture.rgb.clamp(0, 1) - target).square().mean().clamp(min=1e-10)
+            self._psnr = -10 * math.log10(error.item())
+        return loss.item(), self._psnr
 
-    def _apply(self, weights: Tensor, blend_gradient: Tensor | None) -> None:
+    def _choose_witnesses(self) -> Tensor:
+        """Return the training rows in which hidden Gaussians are looked for.
+
+        Head pose alone decides: with the many coefficients of expression beside it, whole stretches
+        of turned heads had no witness, and what only they show was held still.
+        """
+        frames = self.store.frames
+        chosen = spread_frames(self.capture.track, frames, self.config.hidden_frames)
+        return torch.searchsorted(frames, chosen)
+
+    def _look_steps(self) -> set[int]:
+        if self.config.hidden_share <= 0:
+            return set()
+        rounds = self.config.hidden_rounds
+        return {turn * self.config.steps // rounds for turn in range(rounds)}
+
+    def _find_hidden(self) -> None:
+        camera = self.store.camera.scaled(self.store.width // 2, self.store.height // 2)
+        states = (self.store.states[int(row)] for row in self._witnesses)
+        self._hidden = shown_share(self.avatar, states, camera) < self.config.hidden_share
+
+    def _hold_hidden(self, *others: Tensor) -> None:
+        """Drop what the loss says to hidden Gaussians, and to ``others`` of one row a Gaussian.
+
+        Through chest and neck, which are not quite opaque, they get a trace of a gradient. Adam takes
+        as long a step on a trace as on any other, so they would grow and whiten to brighten what is
+        before them, and be seen as blobs as soon as the view or the neck moves.
+        """
+        parameters = (getattr(self.avatar, name) for name in GAUSSIAN_PARAMETERS)
+        for tensor in (*parameters, *others):
+            if tensor.grad is not None:
+                tensor.grad[self._hidden] = 0
+
+    def _apply(self, row: int, blend_gradient: Tensor | None) -> None:
         self.adam.step()
-        self.network_adam.step()
-        if blend_gradient is not None:
-            self.offset_adam.step(weights, blend_gradient)
         self.adam.zero_grad(set_to_none=True)
+        if blend_gradient is not None:
+            self._pending.append((row, blend_gradient))
+        if len(self._pending) >= self.config.deformer_frames:
+            self._step_deformer()
+
+    def _step_deformer(self) -> None:
+        """Step network and offset shapes on the frames since their last step.
+
+        The gradient of the shapes is weights x gradient of their blend, frame by frame, so that the
+        latter is all that is kept of a frame.
+        """
+        if not self._pending:
+            return
+        rows, gradients = (list(part) for part in zip(*self._pending, strict=True))
+        self._pending = []
+        weights = self.avatar.deformer.weights(self._features[rows])
+        weights.backward(self.offset_adam.step(weights.detach(), torch.stack(gradients)))
+        self.network_adam.step()
         self.network_adam.zero_grad(set_to_none=True)
 
     def _densify_steps(self) -> set[int]:
@@ -258,13 +326,14 @@ class Trainer:
         avatar.set_binding(avatar.binding()[source])
         old_adam = self.offset_adam
         avatar.deformer.offsets = torch.nn.Parameter(avatar.deformer.offsets.detach()[:, source])
-        self.offset_adam = RankOneAdam(avatar.deformer.offsets, lr=old_adam.lr)
+        self.offset_adam = LowRankAdam(avatar.deformer.offsets, lr=old_adam.lr)
         self.offset_adam.load_state_dict(
             {
                 name: value[:, source] * kept[None, :, None] if isinstance(value, Tensor) else value
                 for name, value in old_adam.state_dict().items()
             }
         )
+        self._hidden = self._hidden[source]
         self._pull = torch.zeros(len(source))
         self._pulls = 0
 
@@ -291,9 +360,13 @@ class Trainer:
                 _store(tensors, counts, f"network_adam.{index}.{name}", value)
         for name, value in self.offset_adam.state_dict().items():
             _store(tensors, counts, f"offset_adam.{name}", value)
+        for index, (_, gradient) in enumerate(self._pending):
+            tensors[f"pending.{index}"] = gradient
+        counts["pending_rows"] = [row for row, _ in self._pending]
         tensors |= {
             "order": self._order,
             "pull": self._pull,
+            "hidden": self._hidden,
             "generator": self.generator.get_state(),
         }
         header = {
@@ -323,7 +396,11 @@ class Trainer:
         for index, parameter in enumerate(self.network_adam.param_groups[0]["params"]):
             self.network_adam.state[parameter] = _fetch(tensors, counts, f"network_adam.{index}.")
         self.offset_adam.load_state_dict(_fetch(tensors, counts, "offset_adam."))
+        self._pending = [
+            (row, tensors[f"pending.{index}"]) for index, row in enumerate(counts["pending_rows"])
+        ]
         self._order, self._pull = tensors["order"], tensors["pull"]
+        self._hidden = tensors["hidden"]
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self._pulls = int(header["pulls"])

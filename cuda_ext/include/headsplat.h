@@ -16,7 +16,13 @@
 extern "C" {
 #endif
 
-enum HsError { HS_OK = 0, HS_OUT_OF_MEMORY = -1, HS_UNSUPPORTED = -2, HS_TOO_MANY_PAIRS = -3 };
+enum HsError {
+  HS_OK = 0,
+  HS_OUT_OF_MEMORY = -1,
+  HS_UNSUPPORTED = -2,
+  HS_TOO_MANY_PAIRS = -3,
+  HS_BAD_INDEX = -4
+};
 enum HsSimd { HS_SIMD_AUTO = 0, HS_SIMD_PLAIN = 1, HS_SIMD_AVX2 = 2, HS_SIMD_AVX512 = 3 };
 
 // How to run a kernel.
@@ -78,6 +84,17 @@ HS_API int32_t hs_rasterize(const HsRun* run, const HsScene* scene, const void* 
 HS_API int32_t hs_rasterize_backward(const HsRun* run, const HsScene* scene, const void* records,
                                      int64_t pair_bound, const void* state, const HsPicture* picture,
                                      const HsGradients* gradients);
+
+// For `avatar bench`: draws as hs_rasterize does, with one thread, and counts work[0] lanes (pixels of a
+// block, for each Gaussian that the block was blended with) and work[1] those of them that the Gaussian
+// really reached.
+HS_API int32_t hs_count_work(const HsRun* run, const HsScene* scene, const void* records,
+                             const uint16_t* boxes, int64_t pair_bound, void* state,
+                             const HsPicture* picture, int64_t* work);
+
+// Floating-point operations a second that `threads` threads together do in nothing but multiply-adds
+// (two operations each) of this instruction set, in float: what a kernel's speed is held against.
+HS_API int32_t hs_fma_rate(const HsRun* run, double* operations_per_second);
 
 #ifdef __cplusplus
 }

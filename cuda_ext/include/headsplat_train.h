@@ -1,6 +1,7 @@
-// The C interface of the training kernels: the picture loss, the blend of offset shapes, and Adam.
+// The C interface of the training kernels: target pictures, the picture loss, the blend of offset shapes,
+// and Adam.
 //
-// All arrays are dense, row-major and float (HsRun.precision must be 0). Results are the same bit for
+// All arrays are dense, row-major and float unless noted (HsRun.precision must be 0). Results are the same bit for
 // bit for every number of threads. Functions return 0, or a negative HsError. Denormals count as zero.
 #pragma once
 
@@ -27,6 +28,11 @@ typedef struct HsAdamTensor {
   double step_size, root_correction;
 } HsAdamTensor;
 
+// Of bytes `rgba` [pixels, 4], a person on white and the mask: mask [pixels] = the fourth / 255 and picture
+// [pixels, 3] = red, green, blue / 255, with white changed to `background` [3] where that is not null.
+HS_API int32_t hs_unpack_target(const HsRun* run, int64_t pixels, const uint8_t* rgba,
+                                const float* background, float* picture, float* mask);
+
 // loss = (1 - ssim_weight) mean|image - target| + ssim_weight (1 - mean SSIM), pictures [height, width, 3];
 // SSIM of Wang et al. 2004: Gaussian window of 11x11 with sigma 1.5, zeros beyond the border, data range
 // 1. `v_image` [height, width, 3] receives d loss / d image; null where it is not wanted.
@@ -44,10 +50,12 @@ HS_API int32_t hs_blend_backward(const HsRun* run, int64_t shapes, int64_t size,
 // A step of Adam on each tensor.
 HS_API int32_t hs_adam(const HsRun* run, const HsAdam* adam, int64_t tensors, const HsAdamTensor* tensor);
 
-// A step of Adam on one tensor [shapes, size] whose gradient is weights[k] v_blend[i]; `gradients` of
-// the tensor is not read, its count is shapes * size.
-HS_API int32_t hs_adam_rank_one(const HsRun* run, const HsAdam* adam, const HsAdamTensor* tensor,
-                                int64_t shapes, int64_t size, const float* weights, const float* v_blend);
+// A step of Adam on one tensor [shapes, size] whose gradient is sum_r weights[r, k] v_blend[r, i],
+// r < rank; `gradients` of the tensor is not read, its count is shapes * size. `v_weights` [rank, shapes]
+// receives sum_i values[k, i] v_blend[r, i], with the values as they were before the step.
+HS_API int32_t hs_adam_low_rank(const HsRun* run, const HsAdam* adam, const HsAdamTensor* tensor,
+                                int64_t rank, int64_t shapes, int64_t size, const float* weights,
+                                const float* v_blend, float* v_weights);
 
 #ifdef __cplusplus
 }

@@ -64,7 +64,7 @@ int32_t hs_rasterize(const HsRun* run, const HsScene* scene, const void* records
                      int64_t pair_bound, void* state, const HsPicture* picture, int64_t* pairs) {
   if (pair_bound > kMostPairs) return HS_TOO_MANY_PAIRS;
   return guarded(run, kPaths, [&](const Kernels& k) {
-    *pairs = k.rasterize(*run, *scene, records, boxes, pair_bound, state, *picture);
+    *pairs = k.rasterize(*run, *scene, records, boxes, pair_bound, state, *picture, nullptr);
   });
 }
 
@@ -74,6 +74,34 @@ int32_t hs_rasterize_backward(const HsRun* run, const HsScene* scene, const void
   return guarded(run, kPaths, [&](const Kernels& k) {
     k.rasterize_backward(*run, *scene, records, pair_bound, state, *picture, *gradients);
   });
+}
+
+int32_t hs_count_work(const HsRun* run, const HsScene* scene, const void* records, const uint16_t* boxes,
+                      int64_t pair_bound, void* state, const HsPicture* picture, int64_t* work) {
+  if (pair_bound > kMostPairs) return HS_TOO_MANY_PAIRS;
+  HsRun alone = *run;
+  alone.threads = 1;
+  work[0] = work[1] = 0;
+  return guarded(&alone, kPaths, [&](const Kernels& k) {
+    k.rasterize(alone, *scene, records, boxes, pair_bound, state, *picture, work);
+  });
+}
+
+int32_t hs_fma_rate(const HsRun* run, double* operations_per_second) {
+  return guarded(run, kPaths, [&](const Kernels& k) { *operations_per_second = k.fma_rate(*run); });
+}
+
+int32_t hs_pose(const HsRun* run, const HsPose* pose, const HsPosed* posed) {
+  bool good = true;
+  const int32_t code = guarded(run, kPaths, [&](const Kernels& k) { good = k.pose(*run, *pose, *posed); });
+  return good ? code : HS_BAD_INDEX;
+}
+
+int32_t hs_pose_backward(const HsRun* run, const HsPose* pose, const HsPoseGradients* gradients) {
+  bool good = true;
+  const int32_t code =
+      guarded(run, kPaths, [&](const Kernels& k) { good = k.pose_backward(*run, *pose, *gradients); });
+  return good ? code : HS_BAD_INDEX;
 }
 
 }  // extern "C"

@@ -1,41 +1,24 @@
 // The rasterizer, templated on the vector: projection, depth sort, binning, blending and the way back.
 //
-// Method: a tile is 16x16 pixels, a vector is one of its 4x4 blocks. For each Gaussian and tile, one
-// vector computation tells which of the 16 blocks the Gaussian reaches (exact culling). Gaussians are
-// sorted by depth once; a stable counting sort by tile keeps that order. Forward runs block by block
-// with the pixel state in registers and leaves a mask of the blocks that each pair (Gaussian, tile)
-// really coloured. Backward runs over those, pair by pair, also from front to back: with the final
+// Method: a tile is 16x16 pixels, a vector is one of its 4x4 blocks. Gaussians are sorted by depth once;
+// a stable counting sort by tile keeps that order. For each Gaussian and tile, one vector computation
+// tells which of the 16 blocks the Gaussian reaches (exact culling). Forward runs block by block with the
+// pixel state in registers and leaves a mask of the blocks that each pair (Gaussian, tile) really
+// coloured. Backward runs over those, pair by pair, also from front to back: with the final
 // colour C known, what lies behind a Gaussian is R = g.C - sum of w g.c so far, one number per pixel.
-// Every pair sums into a row of its own and every Gaussian adds its rows in order, hence the same
-// bits for any number of threads.
+// Backward's task is a group of neighbouring tiles: all pairs of a Gaussian in it sum into one row, in
+// the order of the tiles, and every Gaussian adds its rows in order, hence the same bits for any number
+// of threads.
 //
 // Any number of channels is done in passes of three; alpha's gradient is linear in them.
 #pragma once
 
 #include "headsplat.h"
-#include "parallel.h"
-#include "simd.h"
+#include "rows.h"
 #include "splat_math.h"
 
 namespace headsplat {
 namespace HEADSPLAT_ISA {
-
-template <class F>
-static inline void parallel(int64_t count, int threads, const F& f) {
-  parallel_for(
-      count, threads,
-      [](void* context, int64_t index, int worker) { (*static_cast<const F*>(context))(index, worker); },
-      const_cast<void*>(static_cast<const void*>(&f)));
-}
-
-template <class T>
-HS_FN T smaller(T a, T b) {
-  return a < b ? a : b;
-}
-template <class T>
-HS_FN T larger(T a, T b) {
-  return a > b ? a : b;
-}
 
 // A projected Gaussian, one cache line in float: what blending reads.
 template <class Real>
@@ -56,14 +39,33 @@ struct Pair {
   uint32_t gaussian, slot;
 };
 
-// A pair before it is sorted by tile.
-struct Emission {
-  uint32_t tile, mask, gaussian, slot;
-};
-
-// A Gaussian's slots: one for each tile that it reaches.
+// A Gaussian's slots: one for each group of tiles that its box reaches.
 struct Slots {
   uint32_t begin, count;
+};
+
+// Groups of kSide x kSide tiles. A row of sums is written and read once for each (Gaussian, group), so
+// large groups save memory traffic; but there must be enough of them for many threads.
+struct Groups {
+  int64_t side, across, count;
+
+  explicit Groups(const HsScene& s) {
+    const int64_t x = (s.width + kTile - 1) / kTile, y = (s.height + kTile - 1) / kTile;
+    side = 1;
+    while (side < 8 && x * y > 256 * side * side) side *= 2;
+    across = (x + side - 1) / side;
+    count = across * ((y + side - 1) / side);
+  }
+  // A Gaussian's groups: columns x0 .. x0 + width, rows y0 .. y0 + height.
+  struct Range {
+    uint32_t x0, y0, width, height;
+  };
+  HS_INLINE Range range(const Box& box) const {
+    if (box.x1 == box.x0) return {0, 0, 0, 0};
+    const uint32_t k = (uint32_t)__builtin_ctz((uint32_t)side);
+    const uint32_t x0 = (uint32_t)box.x0 >> k, y0 = (uint32_t)box.y0 >> k;
+    return {x0, y0, (((uint32_t)box.x1 - 1) >> k) - x0 + 1, (((uint32_t)box.y1 - 1) >> k) - y0 + 1};
+  }
 };
 
 // Depth order visits Gaussians at random places of memory: how far ahead of their use they are fetched.
@@ -74,14 +76,13 @@ struct State {
   uint32_t* tile_begin;  // [tiles + 1] into pairs
   Slots* slots;          // [N]
   Pair* pairs;           // by tile, front to back
-  uint16_t* pair_masks;  // by pair: blocks that it reaches; after blending: blocks that it coloured
-  uint16_t* masks;       // by slot: blocks that it coloured
+  uint16_t* pair_masks;  // by pair: blocks that it reaches; after blending: that it coloured or stopped
 
   static int64_t tiles_x(const HsScene& s) { return (s.width + kTile - 1) / kTile; }
   static int64_t tiles(const HsScene& s) { return tiles_x(s) * ((s.height + kTile - 1) / kTile); }
   static int64_t bytes(const HsScene& s, int64_t pairs) {
     return (int64_t)(Scratch::padded(4 * (tiles(s) + 1)) + Scratch::padded(8 * s.count) +
-                     Scratch::padded(8 * pairs) + 2 * Scratch::padded(2 * pairs));
+                     Scratch::padded(8 * pairs) + Scratch::padded(2 * pairs));
   }
   State(const HsScene& s, int64_t pair_bound, void* memory) {
     char* at = static_cast<char*>(memory);
@@ -91,15 +92,11 @@ struct State {
     at += Scratch::padded(8 * s.count);
     pairs = reinterpret_cast<Pair*>(at);
     at += Scratch::padded(8 * pair_bound);
-    masks = reinterpret_cast<uint16_t*>(at);
-    at += Scratch::padded(2 * pair_bound);
     pair_masks = reinterpret_cast<uint16_t*>(at);
   }
 };
 
 // ---------------------------------------------------------------------------------- projection
-
-constexpr int64_t kProjectChunk = 512;
 
 template <class V, class Real = typename V::Real>
 static CameraOf<V> broadcast_camera(const HsScene& s) {
@@ -119,34 +116,11 @@ static CameraOf<V> broadcast_camera(const HsScene& s) {
   return all;
 }
 
-// Reads up to 16 rows of `width` numbers, transposed; missing rows repeat the first.
-template <class V, class Real = typename V::Real>
-HS_FN void gather_rows(const void* array, int64_t first, int count, int width, V* out) {
-  alignas(64) Real rows[4][kLanes];
-  const Real* from = static_cast<const Real*>(array) + first * width;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const Real* row = from + (lane < count ? lane : 0) * width;
-    for (int k = 0; k < width; ++k) rows[k][lane] = row[k];
-  }
-  for (int k = 0; k < width; ++k) out[k] = V::load(rows[k]);
-}
-
-template <class V, class Real = typename V::Real>
-HS_FN void scatter_rows(void* array, int64_t first, int count, int width, const V* in) {
-  if (array == nullptr) return;
-  alignas(64) Real rows[4][kLanes];
-  for (int k = 0; k < width; ++k) in[k].store(rows[k]);
-  Real* to = static_cast<Real*>(array) + first * width;
-  for (int lane = 0; lane < count; ++lane) {
-    for (int k = 0; k < width; ++k) to[lane * width + k] = rows[k][lane];
-  }
-}
-
 template <class V>
 HS_FN void gather_gaussian(const HsScene& s, int64_t first, int count, GaussianOf<V>& g) {
-  gather_rows<V>(s.means, first, count, 3, g.mean);
-  gather_rows<V>(s.quats, first, count, 4, g.quat);
-  gather_rows<V>(s.scales, first, count, 3, g.scale);
+  gather_rows<V, 3>(s.means, first, count, g.mean);
+  gather_rows<V, 4>(s.quats, first, count, g.quat);
+  gather_rows<V, 3>(s.scales, first, count, g.scale);
 }
 
 template <class V>
@@ -156,7 +130,7 @@ static void project_all(const HsRun& run, const HsScene& s, void* records_out, u
   Record<Real>* records = static_cast<Record<Real>*>(records_out);
   Box* boxes = reinterpret_cast<Box*>(boxes_out);
   const Real* colours = static_cast<const Real*>(s.colours);
-  const int64_t chunks = (s.count + kProjectChunk - 1) / kProjectChunk;
+  const int64_t chunks = (s.count + kGaussianChunk - 1) / kGaussianChunk;
   Scratch scratch(2 * sizeof(int64_t) * (size_t)chunks);
   int64_t* chunk_counts = scratch.take<int64_t>((size_t)(2 * chunks));
   const int first_colours = (int)smaller<int64_t>(3, s.channels);
@@ -165,18 +139,18 @@ static void project_all(const HsRun& run, const HsScene& s, void* records_out, u
   parallel(chunks, run.threads, [&](int64_t chunk, int) {
     FlushDenormals guard;
     int64_t visible = 0, pairs = 0;
-    const int64_t end = smaller(s.count, (chunk + 1) * kProjectChunk);
-    for (int64_t first = chunk * kProjectChunk; first < end; first += kLanes) {
+    const int64_t end = smaller(s.count, (chunk + 1) * kGaussianChunk);
+    for (int64_t first = chunk * kGaussianChunk; first < end; first += kLanes) {
       const int count = (int)smaller<int64_t>(kLanes, end - first);
       GaussianOf<V> g;
       ProjectionOf<V> p;
       gather_gaussian(s, first, count, g);
       project(camera, g, p);
       V opacity;
-      gather_rows<V>(s.opacities, first, count, 1, &opacity);
+      gather_rows<V, 1>(s.opacities, first, count, &opacity);
       if (s.means2d_offset != nullptr) {
         V offset[2];
-        gather_rows<V>(s.means2d_offset, first, count, 2, offset);
+        gather_rows<V, 2>(s.means2d_offset, first, count, offset);
         p.x = p.x + offset[0];
         p.y = p.y + offset[1];
       }
@@ -357,107 +331,54 @@ static int64_t sort_by_depth(const HsScene& s, const Record<Real>* records, cons
   return visible;
 }
 
-// Which of a tile's 16 blocks a Gaussian reaches.
-template <class V, class Real = typename V::Real>
-HS_FN uint32_t reached_blocks(const Record<Real>& r, V block_x, V block_y, Real tile_x, Real tile_y) {
-  const V x0 = block_x + V(tile_x - r.x), y0 = block_y + V(tile_y - r.y);
-  const V span(Real(kBlock - 1));
-  const V best = largest_exponent(V(r.a), V(r.b), V(r.c), V(r.l), V(r.slope_x), V(r.slope_y), x0,
-                                  x0 + span, y0, y0 + span);
-  // The slack covers the rounding of exponents that are small differences of large terms.
-  return bits(best >= V(Real(kLog2AlphaThreshold - 0.01)));
-}
-
-template <class V>
-static int64_t bin(const HsRun& run, const HsScene& s, const Record<typename V::Real>* records,
-                   const Box* boxes, int64_t pair_bound, const uint32_t* order, int64_t visible,
+// Lists the Gaussians of each tile, front to back: a stable counting sort of all (Gaussian, tile) pairs of
+// the boxes. Whether the Gaussian really reaches the tile is left to blending, which has its record at
+// hand and asks only as long as the tile is not yet opaque.
+template <class Real>
+static int64_t bin(const HsRun& run, const HsScene& s, const Box* boxes, const uint32_t* order, int64_t visible,
                    State& state) {
-  using Real = typename V::Real;
   const int64_t tiles_x = State::tiles_x(s), tiles = State::tiles(s);
+  const Groups groups(s);
+  const int group_shift = __builtin_ctz((unsigned)groups.side);
   // More chunks balance better, but every one has a counter per tile to clear and to add up.
   const int64_t chunks = larger<int64_t>(1, smaller<int64_t>(run.threads == 1 ? 1 : 2 * run.threads, visible / 512));
-  const int64_t id_chunks = (s.count + kProjectChunk - 1) / kProjectChunk;
-  Scratch scratch(Scratch::padded(4 * (size_t)(chunks * tiles)) +
-                  Scratch::padded(sizeof(Emission) * (size_t)pair_bound) +
-                  2 * Scratch::padded(8 * (size_t)(chunks + 1)) + Scratch::padded(8 * (size_t)id_chunks) + 512);
+  const int64_t id_chunks = (s.count + kGaussianChunk - 1) / kGaussianChunk;
+  Scratch scratch(Scratch::padded(4 * (size_t)(chunks * tiles)) + Scratch::padded(8 * (size_t)id_chunks) + 256);
   uint32_t* counts = scratch.take<uint32_t>((size_t)(chunks * tiles));
-  Emission* emissions = scratch.take<Emission>((size_t)pair_bound);
-  int64_t* emission_begin = scratch.take<int64_t>((size_t)(chunks + 1));
-  int64_t* emission_end = scratch.take<int64_t>((size_t)(chunks + 1));
   int64_t* first_slot = scratch.take<int64_t>((size_t)id_chunks);
   const auto chunk_begin = [&](int64_t chunk) { return visible * chunk / chunks; };
 
-  alignas(64) Real block_offset[2][kLanes];
-  for (int block = 0; block < kLanes; ++block) {
-    block_offset[0][block] = Real(block % kBlock * kBlock) + Real(0.5);
-    block_offset[1][block] = Real(block / kBlock * kBlock) + Real(0.5);
-  }
-  const V block_x = V::load(block_offset[0]), block_y = V::load(block_offset[1]);
-
   // Slots are numbered by Gaussian, not by depth: the way back then reads its rows in memory order.
   parallel(id_chunks, run.threads, [&](int64_t chunk, int) {
-    int64_t bound = 0;
-    for (int64_t id = chunk * kProjectChunk; id < smaller(s.count, (chunk + 1) * kProjectChunk); ++id) {
-      bound += (int64_t)(boxes[id].x1 - boxes[id].x0) * (boxes[id].y1 - boxes[id].y0);
+    int64_t slots = 0;
+    for (int64_t id = chunk * kGaussianChunk; id < smaller(s.count, (chunk + 1) * kGaussianChunk); ++id) {
+      const Groups::Range range = groups.range(boxes[id]);
+      state.slots[id] = {(uint32_t)slots, range.width * range.height};
+      slots += range.width * range.height;
     }
-    first_slot[chunk] = bound;
+    first_slot[chunk] = slots;
   });
   int64_t sum = 0;
   for (int64_t chunk = 0; chunk < id_chunks; ++chunk) {
-    const int64_t bound = first_slot[chunk];
+    const int64_t slots = first_slot[chunk];
     first_slot[chunk] = sum;
-    sum += bound;
+    sum += slots;
   }
   parallel(id_chunks, run.threads, [&](int64_t chunk, int) {
-    uint32_t slot = (uint32_t)first_slot[chunk];
-    for (int64_t id = chunk * kProjectChunk; id < smaller(s.count, (chunk + 1) * kProjectChunk); ++id) {
-      state.slots[id] = {slot, 0};
-      slot += (uint32_t)(boxes[id].x1 - boxes[id].x0) * (uint32_t)(boxes[id].y1 - boxes[id].y0);
+    for (int64_t id = chunk * kGaussianChunk; id < smaller(s.count, (chunk + 1) * kGaussianChunk); ++id) {
+      state.slots[id].begin += (uint32_t)first_slot[chunk];
     }
   });
   parallel(chunks, run.threads, [&](int64_t chunk, int) {
-    int64_t bound = 0;
-    for (int64_t rank = chunk_begin(chunk); rank < chunk_begin(chunk + 1); ++rank) {
-      const Box box = boxes[order[rank]];
-      bound += (int64_t)(box.x1 - box.x0) * (box.y1 - box.y0);
-    }
-    emission_begin[chunk] = bound;
-  });
-  sum = 0;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t bound = emission_begin[chunk];
-    emission_begin[chunk] = sum;
-    sum += bound;
-  }
-  parallel(chunks, run.threads, [&](int64_t chunk, int) {
-    FlushDenormals guard;
     uint32_t* count = counts + chunk * tiles;
-    Emission* emission = emissions + emission_begin[chunk];
     memset(count, 0, 4 * (size_t)tiles);
     for (int64_t rank = chunk_begin(chunk); rank < chunk_begin(chunk + 1); ++rank) {
-      const uint32_t id = order[rank];
-      if (rank + kAhead < visible) {
-        const uint32_t ahead = order[rank + kAhead];
-        __builtin_prefetch(&records[ahead]);
-        __builtin_prefetch(&boxes[ahead]);
-        __builtin_prefetch(&state.slots[ahead], 1);
-      }
-      const Record<Real>& r = records[id];
-      const Box box = boxes[id];
-      uint32_t slot = state.slots[id].begin;
+      if (rank + kAhead < visible) __builtin_prefetch(&boxes[order[rank + kAhead]]);
+      const Box box = boxes[order[rank]];
       for (int y = box.y0; y < box.y1; ++y) {
-        for (int x = box.x0; x < box.x1; ++x) {
-          const uint32_t mask = reached_blocks<V>(r, block_x, block_y, Real(x * kTile), Real(y * kTile));
-          const uint32_t tile = (uint32_t)(y * tiles_x + x);
-          *emission = {tile, mask, id, slot};
-          count[tile] += mask != 0;
-          slot += mask != 0;
-          emission += mask != 0;
-        }
+        for (int x = box.x0; x < box.x1; ++x) ++count[y * tiles_x + x];
       }
-      state.slots[id].count = slot - state.slots[id].begin;
     }
-    emission_end[chunk] = emission - emissions;
   });
   uint32_t total = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
@@ -472,11 +393,21 @@ static int64_t bin(const HsRun& run, const HsScene& s, const Record<typename V::
   state.tile_begin[tiles] = total;
   parallel(chunks, run.threads, [&](int64_t chunk, int) {
     uint32_t* position = counts + chunk * tiles;
-    for (int64_t i = emission_begin[chunk]; i < emission_end[chunk]; ++i) {
-      const Emission e = emissions[i];
-      const uint32_t at = position[e.tile]++;
-      state.pairs[at] = {e.gaussian, e.slot};
-      state.pair_masks[at] = (uint16_t)e.mask;
+    for (int64_t rank = chunk_begin(chunk); rank < chunk_begin(chunk + 1); ++rank) {
+      const uint32_t id = order[rank];
+      if (rank + kAhead < visible) {
+        const uint32_t ahead = order[rank + kAhead];
+        __builtin_prefetch(&boxes[ahead]);
+        __builtin_prefetch(&state.slots[ahead]);
+      }
+      const Box box = boxes[id];
+      const Groups::Range range = groups.range(box);
+      for (int y = box.y0; y < box.y1; ++y) {
+        const uint32_t row = state.slots[id].begin + (((uint32_t)y >> group_shift) - range.y0) * range.width - range.x0;
+        for (int x = box.x0; x < box.x1; ++x) {
+          state.pairs[position[y * tiles_x + x]++] = {id, row + ((uint32_t)x >> group_shift)};
+        }
+      }
     }
   });
   return total;
@@ -544,13 +475,23 @@ struct TileView {
   }
 };
 
+// Which of a tile's 16 blocks a Gaussian reaches; `left` and `top` are the blocks' first pixel centres.
+template <class V, class Real = typename V::Real>
+HS_FN uint32_t reached_blocks(const Record<Real>& r, V left, V top) {
+  const V x0 = left - V(r.x), y0 = top - V(r.y), span(Real(kBlock - 1));
+  const V best = largest_exponent(V(r.a), V(r.b), V(r.c), V(r.l), V(r.slope_x), V(r.slope_y), x0,
+                                  x0 + span, y0, y0 + span);
+  // The slack covers the rounding of exponents that are small differences of large terms.
+  return bits(best >= V(Real(kLog2AlphaThreshold - 0.01)));
+}
+
 // One Gaussian's alpha on one block: 0 where it is below the threshold. `raw` is unclamped, `reached`
 // the mask of lanes at or above the threshold.
 template <class V, class Real = typename V::Real>
 HS_FN V block_alpha(const Record<Real>& r, V dx, V dy, V& raw, typename V::Mask& reached) {
   const V p = exponent(V(r.a), V(r.b), V(r.c), V(r.l), dx, dy);
   reached = p >= V(Real(kLog2AlphaThreshold));
-  raw = keep(reached, exp2(p));
+  raw = keep(reached, exp2_short(p));
   return min(raw, V(Real(kMaxAlpha)));
 }
 
@@ -563,9 +504,10 @@ struct BlockState {
   V colour[3], depth;
 };
 
-template <class V>
+// With kCount, `work` counts lanes (see hs_count_work).
+template <class V, bool kCount>
 static void blend_tile(const HsScene& s, const Record<typename V::Real>* records, State& state,
-                       const HsPicture& picture, const Pass& pass, int64_t tile) {
+                       const HsPicture& picture, const Pass& pass, int64_t tile, int64_t* work) {
   using Real = typename V::Real;
   const TileView<V> view(s, tile);
   const uint32_t begin = state.tile_begin[tile], end = state.tile_begin[tile + 1];
@@ -626,8 +568,14 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
     alive |= (uint32_t)(view.left(block) < s.width && view.top(block) < s.height) << block;
   }
 
+  alignas(64) Real block_left[kLanes], block_top[kLanes];
+  for (int block = 0; block < kLanes; ++block) {
+    block_left[block] = Real(view.left(block)) + Real(0.5);
+    block_top[block] = Real(view.top(block)) + Real(0.5);
+  }
+  const V left = V::load(block_left), top = V::load(block_top);
   alignas(64) Record<Real> near[kPairChunk];
-  uint16_t coloured[kPairChunk];
+  uint16_t coloured[kPairChunk], reached_masks[kPairChunk];
   uint16_t list[kLanes][kPairChunk + 16];
   const V stop{Real(kStopTransmittance)};
   uint32_t at = begin;
@@ -638,18 +586,23 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
       const uint32_t gaussian = state.pairs[at + i].gaussian;
       if (at + i + kAhead < end) __builtin_prefetch(&records[state.pairs[at + i + kAhead].gaussian]);
       near[i] = records[gaussian];
-      if (!pass.initial) {
+      if (pass.initial) {
+        reached_masks[i] = (uint16_t)reached_blocks(near[i], left, top);
+      } else {
+        reached_masks[i] = state.pair_masks[at + i];
+
         const Real* row = colours + gaussian * s.channels + pass.first;
         for (int k = 0; k < 3; ++k) near[i].colour[k] = k < pass.count ? row[k] : Real(0);
       }
     }
     memset(coloured, 0, sizeof(uint16_t) * (size_t)count);
-    SplitByBlock<V, kPairChunk + 16>::run(state.pair_masks + at, count, alive, list, lengths);
+    SplitByBlock<V, kPairChunk + 16>::run(reached_masks, count, alive, list, lengths);
     for (int block = 0; block < kLanes; ++block) {
       const int length = lengths[block];
       if (length == 0) continue;
       const V px = view.x(block), py = view.y(block);
       BlockState<V> b = blocks[block];
+      auto before = b.transmittance > stop;  // lanes that nothing has stopped yet
       const uint16_t bit = (uint16_t)(1u << block);
       for (int j = 0; j < length; ++j) {
         const int i = list[block][j];
@@ -666,7 +619,13 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
         b.depth = fma(w, V(r.z), b.depth);
         b.final = select(going, next, b.final);
         b.transmittance = next;
-        coloured[i] = (uint16_t)(coloured[i] | (any(going & reached) ? bit : 0));
+        // Also one that does nothing but stop a pixel must be met again on the way back.
+        coloured[i] = (uint16_t)(coloured[i] | (any(before & reached) ? bit : 0));
+        if (kCount) {
+          work[0] += kLanes;
+          work[1] += __builtin_popcount(bits(before & reached));
+        }
+        before = going;
         if (!any(going)) {
           alive &= ~(uint32_t)bit;
           break;
@@ -676,15 +635,9 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
     }
     if (pass.initial) {
       memcpy(state.pair_masks + at, coloured, sizeof(uint16_t) * (size_t)count);
-      for (int i = 0; i < count; ++i) state.masks[state.pairs[at + i].slot] = coloured[i];
     }
   }
-  if (pass.initial) {
-    for (; at < end; ++at) {
-      state.masks[state.pairs[at].slot] = 0;
-      state.pair_masks[at] = 0;
-    }
-  }
+  if (pass.initial && at < end) memset(state.pair_masks + at, 0, sizeof(uint16_t) * (size_t)(end - at));
 
   const bool simple = s.channels == 3 && s.background_stride == 0;
   for (int block = 0; block < kLanes; ++block) {
@@ -725,7 +678,7 @@ static void blend_tile(const HsScene& s, const Record<typename V::Real>* records
   }
 }
 
-// A pair's row of sums: six moments, depth, one unused, then the colours.
+// A slot's row of sums: six moments, depth, one unused, then the colours.
 constexpr int kMomentRow = 8;
 HS_FN int64_t row_length(int64_t channels) {
   return (kMomentRow + 3 * ((channels + 2) / 3) + 15) / 16 * 16;
@@ -740,7 +693,7 @@ struct BlockGradient {
 template <class V, bool kDepth>
 static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>* records, const State& state,
                                 const HsPicture& picture, const HsGradients& gradients, const Pass& pass,
-                                int64_t tile, typename V::Real* rows) {
+                                int64_t tile, typename V::Real* rows, uint8_t* seen) {
   using Real = typename V::Real;
   const uint32_t begin = state.tile_begin[tile], end = state.tile_begin[tile + 1];
   uint32_t touched = 0;
@@ -879,10 +832,17 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
     sum_lanes(sums, total);
     Real* row = rows + (int64_t)pair.slot * stride;
     if (pass.initial) {
-      memcpy(row, total, sizeof(total));
+      for (int k = 12; k < kLanes; ++k) total[k] = Real(0);  // room of later passes
+      if (seen[pair.slot] != 0) {
+        (V::load(row) + V::load(total)).store(row);
+      } else {
+        seen[pair.slot] = 1;
+        V::load(total).store(row);
+        for (int64_t part = kLanes; part < stride; part += kLanes) V(0).store(row + part);
+      }
     } else {
       for (int k = 0; k < 6; ++k) row[k] += total[k];
-      for (int k = 0; k < 3; ++k) row[kMomentRow + pass.first + k] = total[8 + k];
+      for (int k = 0; k < 3; ++k) row[kMomentRow + pass.first + k] += total[8 + k];
     }
   }
 }
@@ -891,10 +851,10 @@ static void blend_tile_backward(const HsScene& s, const Record<typename V::Real>
 
 template <class V>
 static void project_backward(const HsRun& run, const HsScene& s, const State& state,
-                             const HsGradients& gradients, const typename V::Real* rows) {
+                             const HsGradients& gradients, const typename V::Real* rows, const uint8_t* seen_slots) {
   using Real = typename V::Real;
   const int64_t stride = row_length(s.channels);
-  const int64_t chunks = (s.count + kProjectChunk - 1) / kProjectChunk;
+  const int64_t chunks = (s.count + kGaussianChunk - 1) / kGaussianChunk;
   Scratch scratch(Scratch::padded(12 * sizeof(Real) * (size_t)chunks));
   Real* poses = scratch.take<Real>((size_t)(12 * chunks));
   const CameraOf<V> camera = broadcast_camera<V>(s);
@@ -903,8 +863,8 @@ static void project_backward(const HsRun& run, const HsScene& s, const State& st
     FlushDenormals guard;
     V pose[12];
     for (int i = 0; i < 12; ++i) pose[i] = V(0);
-    const int64_t end = smaller(s.count, (chunk + 1) * kProjectChunk);
-    for (int64_t first = chunk * kProjectChunk; first < end; first += kLanes) {
+    const int64_t end = smaller(s.count, (chunk + 1) * kGaussianChunk);
+    for (int64_t first = chunk * kGaussianChunk; first < end; first += kLanes) {
       const int count = (int)smaller<int64_t>(kLanes, end - first);
       alignas(64) Real columns[kMomentRow][kLanes] = {};
       uint32_t seen = 0;
@@ -916,7 +876,7 @@ static void project_backward(const HsRun& run, const HsScene& s, const State& st
         for (int64_t part = 0; part < stride; part += kLanes) {
           V sum(0);
           for (uint32_t slot = slots.begin; slot < slots.begin + slots.count; ++slot) {
-            if (state.masks[slot] == 0) continue;
+            if (seen_slots[slot] == 0) continue;
             seen |= 1u << lane;
             sum = sum + V::load(rows + (int64_t)slot * stride + part);
           }
@@ -936,11 +896,11 @@ static void project_backward(const HsRun& run, const HsScene& s, const State& st
       }
       V zeros[4] = {V(0), V(0), V(0), V(0)};
       if (seen == 0) {
-        scatter_rows(gradients.v_means, first, count, 3, zeros);
-        scatter_rows(gradients.v_quats, first, count, 4, zeros);
-        scatter_rows(gradients.v_scales, first, count, 3, zeros);
-        scatter_rows(gradients.v_opacities, first, count, 1, zeros);
-        scatter_rows(gradients.v_means2d, first, count, 2, zeros);
+        scatter_rows<V, 3>(gradients.v_means, first, count, zeros);
+        scatter_rows<V, 4>(gradients.v_quats, first, count, zeros);
+        scatter_rows<V, 3>(gradients.v_scales, first, count, zeros);
+        scatter_rows<V, 1>(gradients.v_opacities, first, count, zeros);
+        scatter_rows<V, 2>(gradients.v_means2d, first, count, zeros);
         continue;
       }
       GaussianOf<V> g;
@@ -948,7 +908,7 @@ static void project_backward(const HsRun& run, const HsScene& s, const State& st
       gather_gaussian(s, first, count, g);
       project(camera, g, p);
       V opacity;
-      gather_rows<V>(s.opacities, first, count, 1, &opacity);
+      gather_rows<V, 1>(s.opacities, first, count, &opacity);
       const MomentsOf<V> moments = {V::load(columns[0]), V::load(columns[1]), V::load(columns[2]),
                                     V::load(columns[3]), V::load(columns[4]), V::load(columns[5])};
       ProjectionGradientOf<V> in;
@@ -968,11 +928,11 @@ static void project_backward(const HsRun& run, const HsScene& s, const State& st
         out.scale[i] = keep(mask, out.scale[i]);
       }
       for (int i = 0; i < 4; ++i) out.quat[i] = keep(mask, out.quat[i]);
-      scatter_rows(gradients.v_means, first, count, 3, out.mean);
-      scatter_rows(gradients.v_quats, first, count, 4, out.quat);
-      scatter_rows(gradients.v_scales, first, count, 3, out.scale);
-      scatter_rows(gradients.v_opacities, first, count, 1, &v_opacity);
-      scatter_rows(gradients.v_means2d, first, count, 2, v_means2d);
+      scatter_rows<V, 3>(gradients.v_means, first, count, out.mean);
+      scatter_rows<V, 4>(gradients.v_quats, first, count, out.quat);
+      scatter_rows<V, 3>(gradients.v_scales, first, count, out.scale);
+      scatter_rows<V, 1>(gradients.v_opacities, first, count, &v_opacity);
+      scatter_rows<V, 2>(gradients.v_means2d, first, count, v_means2d);
       if (gradients.v_T_cam_world != nullptr) {
         for (int i = 0; i < 9; ++i) pose[i] = pose[i] + keep(mask, out.R[i]);
         for (int i = 0; i < 3; ++i) pose[9 + i] = pose[9 + i] + keep(mask, out.t[i]);
@@ -1005,7 +965,7 @@ static void each_pass(int64_t channels, const F& f) {
 
 template <class V>
 static int64_t rasterize(const HsRun& run, const HsScene& s, const void* records_in, const uint16_t* boxes_in,
-                         int64_t pair_bound, void* state_memory, const HsPicture& picture) {
+                         int64_t pair_bound, void* state_memory, const HsPicture& picture, int64_t* work) {
   using Real = typename V::Real;
   const Record<Real>* records = static_cast<const Record<Real>*>(records_in);
   const Box* boxes = reinterpret_cast<const Box*>(boxes_in);
@@ -1013,11 +973,15 @@ static int64_t rasterize(const HsRun& run, const HsScene& s, const void* records
   Scratch scratch(Scratch::padded(4 * (size_t)s.count));
   uint32_t* order = scratch.take<uint32_t>((size_t)s.count);
   const int64_t visible = sort_by_depth(s, records, boxes, run.threads, order);
-  const int64_t pairs = bin<V>(run, s, records, boxes, pair_bound, order, visible, state);
+  const int64_t pairs = bin<Real>(run, s, boxes, order, visible, state);
   each_pass(s.channels, [&](const Pass& pass) {
     parallel(State::tiles(s), run.threads, [&](int64_t tile, int) {
       FlushDenormals guard;
-      blend_tile<V>(s, records, state, picture, pass, tile);
+      if (work != nullptr) {
+        blend_tile<V, true>(s, records, state, picture, pass, tile, work);
+      } else {
+        blend_tile<V, false>(s, records, state, picture, pass, tile, nullptr);
+      }
     });
   });
   return pairs;
@@ -1029,19 +993,31 @@ static void rasterize_backward(const HsRun& run, const HsScene& s, const void* r
   using Real = typename V::Real;
   const Record<Real>* records = static_cast<const Record<Real>*>(records_in);
   const State state(s, pair_bound, const_cast<void*>(state_memory));
-  Scratch scratch(sizeof(Real) * (size_t)(pair_bound * row_length(s.channels)));
-  Real* rows = scratch.take<Real>((size_t)(pair_bound * row_length(s.channels)));
+  const Groups groups(s);
+  const Slots last = s.count == 0 ? Slots{0, 0} : state.slots[s.count - 1];
+  const size_t slots = (size_t)last.begin + last.count, row_bytes = sizeof(Real) * (size_t)row_length(s.channels);
+  Scratch scratch(Scratch::padded(slots * row_bytes) + Scratch::padded(slots) + 128);
+  Real* rows = scratch.take<Real>(slots * (size_t)row_length(s.channels));
+  uint8_t* seen = scratch.take<uint8_t>(slots);
+  memset(seen, 0, slots);
+  const int64_t tiles_x = State::tiles_x(s), tiles_y = State::tiles(s) / tiles_x;
   each_pass(s.channels, [&](const Pass& pass) {
-    parallel(State::tiles(s), run.threads, [&](int64_t tile, int) {
+    parallel(groups.count, run.threads, [&](int64_t group, int) {
       FlushDenormals guard;
-      if (pass.initial && g.v_depth != nullptr) {
-        blend_tile_backward<V, true>(s, records, state, picture, g, pass, tile, rows);
-      } else {
-        blend_tile_backward<V, false>(s, records, state, picture, g, pass, tile, rows);
+      const int64_t x0 = group % groups.across * groups.side, y0 = group / groups.across * groups.side;
+      for (int64_t y = y0; y < smaller(tiles_y, y0 + groups.side); ++y) {
+        for (int64_t x = x0; x < smaller(tiles_x, x0 + groups.side); ++x) {
+          const int64_t tile = y * tiles_x + x;
+          if (pass.initial && g.v_depth != nullptr) {
+            blend_tile_backward<V, true>(s, records, state, picture, g, pass, tile, rows, seen);
+          } else {
+            blend_tile_backward<V, false>(s, records, state, picture, g, pass, tile, rows, seen);
+          }
+        }
       }
     });
   });
-  project_backward<V>(run, s, state, g, rows);
+  project_backward<V>(run, s, state, g, rows, seen);
   if (g.v_background != nullptr) {
     const Real* v_image = static_cast<const Real*>(g.v_image);
     const Real* alpha = static_cast<const Real*>(picture.alpha);

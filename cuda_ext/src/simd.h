@@ -29,6 +29,8 @@ namespace HEADSPLAT_ISA {
 // 2^f on [-1/2, 1/2] with a relative error of 7.7e-8 (minimax), and its evaluation by Estrin's scheme.
 constexpr float kExp2[6] = {1.000000073f,     6.931469682e-1f, 2.402211434e-1f,
                             5.550709598e-2f, 9.675757641e-3f, 1.327793890e-3f};
+// 2^f on [-1/32, 1/32] with a relative error of 4.3e-7 (minimax).
+constexpr float kExp2Short[3] = {1.0f, 6.931878e-1f, 2.402195e-1f};
 // log2(m) = s (k0 + k1 s^2 + ...), s = (m - 1) / (m + 1), for m in [sqrt(1/2), sqrt(2)].
 constexpr float kLog2[5] = {2.885390082f, 0.961796694f, 0.577078016f, 0.412198583f, 0.320598898f};
 
@@ -189,6 +191,11 @@ HS_FN Lanes<float> exp2(const Lanes<float>& a) {
   }
   return r;
 }
+// 2^x where x is known to be far from overflow: blending's.
+template <class V>
+HS_FN V exp2_short(const V& x) {
+  return exp2(x);
+}
 HS_FN Lanes<double> exp2(const Lanes<double>& a) {
   double x[16];
   a.store(x);
@@ -298,6 +305,22 @@ HS_FN Wide exp2(Wide x) {
   const Wide middle = fma(Wide(kExp2[3]), f, Wide(kExp2[2]));
   const Wide high = fma(Wide(kExp2[5]), f, Wide(kExp2[4]));
   return Wide::make(_mm512_scalef_ps(fma(f2, fma(f2, high, middle), low).v, n));
+}
+// 2^x for x in [-120, 120]. The 16 fractions n/16 lie in one register, so that the polynomial need not
+// reach far; adding 1.5 * 2^19 leaves the nearest multiple of 1/16 in the low bits of the mantissa.
+// Four multiplications where exp2() has nine operations of the same units: they limit blending.
+HS_FN Wide exp2_short(Wide x) {
+  const __m512 sixteenths = _mm512_setr_ps(1.0f, 1.0442737824f, 1.0905077327f, 1.1387886348f, 1.1892071150f,
+                                           1.2418578121f, 1.2968395547f, 1.3542555469f, 1.4142135624f,
+                                           1.4768261459f, 1.5422108254f, 1.6104903320f, 1.6817928305f,
+                                           1.7562521604f, 1.8340080864f, 1.9152065614f);
+  const Wide shift(786432.0f);
+  const Wide shifted = x + shift, f = Wide::make(_mm512_reduce_ps(x.v, 4 << 4));
+  const __m512i n = _mm512_castps_si512(shifted.v);
+  const Wide table = Wide::make(_mm512_permutexvar_ps(n, sixteenths));
+  const Wide value = table * fma(fma(Wide(kExp2Short[2]), f, Wide(kExp2Short[1])), f, Wide(kExp2Short[0]));
+  const __m512i exponent = _mm512_slli_epi32(_mm512_andnot_si512(_mm512_set1_epi32(15), n), 19);
+  return Wide::make(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(value.v), exponent)));
 }
 HS_FN Wide log2(Wide a) {
   const __m512 m = _mm512_getmant_ps(a.v, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_zero);

@@ -24,6 +24,13 @@ using namespace headsplat;
 
 extern "C" {
 
+int32_t hs_unpack_target(const HsRun* run, int64_t pixels, const uint8_t* rgba, const float* background,
+                         float* picture, float* mask) {
+  return guarded(run, kPaths, [&](const TrainKernels& k) {
+    k.unpack_target(*run, pixels, rgba, background, picture, mask);
+  });
+}
+
 int32_t hs_l1_ssim(const HsRun* run, int64_t height, int64_t width, const float* image,
                    const float* target, double ssim_weight, float* loss, float* v_image) {
   return guarded(run, kPaths, [&](const TrainKernels& k) {
@@ -49,10 +56,11 @@ int32_t hs_adam(const HsRun* run, const HsAdam* adam, int64_t tensors, const HsA
   return guarded(run, kPaths, [&](const TrainKernels& k) { k.adam(*run, *adam, tensors, tensor); });
 }
 
-int32_t hs_adam_rank_one(const HsRun* run, const HsAdam* adam, const HsAdamTensor* tensor,
-                         int64_t shapes, int64_t size, const float* weights, const float* v_blend) {
+int32_t hs_adam_low_rank(const HsRun* run, const HsAdam* adam, const HsAdamTensor* tensor, int64_t rank,
+                         int64_t shapes, int64_t size, const float* weights, const float* v_blend,
+                         float* v_weights) {
   return guarded(run, kPaths, [&](const TrainKernels& k) {
-    k.adam_rank_one(*run, *adam, *tensor, shapes, size, weights, v_blend);
+    k.adam_low_rank(*run, *adam, *tensor, rank, shapes, size, weights, v_blend, v_weights);
   });
 }
 

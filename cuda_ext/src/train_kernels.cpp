@@ -8,12 +8,13 @@
 
 #include "train_loss_impl.h"
 #include "train_optimise_impl.h"
+#include "train_target_impl.h"
 
 namespace headsplat {
 namespace HEADSPLAT_ISA {
 
 static const TrainKernels* train_table() {
-  static const TrainKernels kernels = {l1_ssim, blend, blend_backward, adam, adam_rank_one};
+  static const TrainKernels kernels = {unpack_target, l1_ssim, blend, blend_backward, adam, adam_low_rank};
   return &kernels;
 }
 

@@ -12,8 +12,6 @@
 
 #include <math.h>
 
-#include <type_traits>
-
 #include "train_parallel.h"
 
 namespace headsplat {
@@ -28,9 +26,19 @@ static_assert(kChannels * kRadius < kLanes, "the window must not reach past the 
 // Rows that are convolved together; with AVX-512 a column of their inputs stays in registers.
 constexpr int kRows = 8;
 constexpr int kSpan = kRows + 2 * kRadius;
-constexpr int kTaskRows = 16;
-static_assert(kTaskRows % kRows == 0, "tasks must not share rows");
-constexpr int kAhead = 24;  // vectors that the vertical pass runs ahead, so that they stay in cache
+static_assert(kRadius <= kRows, "the window must not reach past the neighbouring rows");
+
+// A picture is walked in strips, from top to bottom, kRows rows at a time. What neighbouring rows share
+// lies in rings of three such groups, small enough for the second level of cache whatever the size of
+// the picture, and the derivatives of SSIM need not be computed for the whole picture before any of
+// them is used. A strip sees two vectors beyond its own on both sides: the window is applied twice.
+constexpr int kStrip = 48;
+constexpr int kMargin = 2;
+constexpr int kGroups = 3;
+constexpr int kColumns = kStrip + 2 * kMargin;
+// Rows an odd number of cache lines apart never compete for the same place in the cache; those of a
+// picture 1024 wide all do.
+constexpr size_t kStride = (kColumns | 1) * kLanes;
 
 struct Window {
   Wide tap[kRadius + 1];  // from the centre outwards
@@ -44,9 +52,6 @@ struct Window {
     for (int i = 0; i <= kRadius; ++i) tap[i] = Wide(static_cast<float>(weight[i] / sum));
   }
 };
-
-// Rows an odd number of cache lines apart never compete for the same place in the cache.
-static size_t row_stride(int64_t vectors) { return static_cast<size_t>(((vectors + 2) | 1) * kLanes); }
 
 // The sum of the vectors T pixels to the left and to the right.
 template <int T>
@@ -72,132 +77,172 @@ HS_FN Wide across(const Window& window, const float* centre) {
   return fma(window.tap[5], both_sides<5>(centre), sum);
 }
 
-// Convolves F fields with the window over kRows rows of a picture, of which the first `rows` exist.
-// `load(v, f, column)` fills column[kSpan] with vector v of field f in the input rows (column[kRadius]
-// belongs to the first output row); it is called for f = 0, 1, ... in turn and finds its last result in
-// column. `emit(v, r, fields, full)` takes the result for output row r; `full` is a constant, false for
-// a last vector of less than 16 floats. `lines` holds kRows * F rows of row_stride floats whose first
-// vector, and whose vector after the last, are zero.
-template <int F, class Load, class Emit>
-HS_FN void convolve(const Window& window, int64_t length, int64_t rows, float* lines, const Load& load,
-                    const Emit& emit) {
-  const int64_t vectors = (length + kLanes - 1) / kLanes, whole = length / kLanes;
-  const size_t stride = row_stride(vectors);
-  int64_t done = 0;
-  for (int64_t begin = 0; begin < vectors; begin += kAhead) {
-    const int64_t end = least(begin + kAhead, vectors);
-    for (int64_t v = begin; v < end; ++v) {
-      Wide column[kSpan];
-#pragma GCC unroll 4
-      for (int f = 0; f < F; ++f) {
-        load(v, f, column);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const Wide* centre = column + r + kRadius;
-          Wide sum = window.tap[0] * centre[0];
-#pragma GCC unroll 5
-          for (int t = 1; t <= kRadius; ++t) sum = fma(window.tap[t], centre[-t] + centre[t], sum);
-          sum.store(lines + static_cast<size_t>(r * F + f) * stride + (v + 1) * kLanes);
-        }
-      }
-    }
-    // The newest vector still lacks its right neighbour.
-    const int64_t ready = end == vectors ? end : end - 1;
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* line = lines + static_cast<size_t>(r * F) * stride + kLanes;
-      const auto fields = [&](int64_t v, Wide* field) HS_INLINE_LAMBDA {
-#pragma GCC unroll 4
-        for (int f = 0; f < F; ++f) {
-          field[f] = across(window, line + static_cast<size_t>(f) * stride + v * kLanes);
-        }
-      };
-      Wide field[F];
-      for (int64_t v = done; v < least(ready, whole); ++v) {
-        fields(v, field);
-        emit(v, r, field, std::true_type());
-      }
-      if (ready > whole) {
-        fields(whole, field);
-        emit(whole, r, field, std::false_type());
-      }
-    }
-    done = ready;
-  }
-}
+enum Field { kDifference, kSum, kToVd, kToVs, kToMean, kFields };
 
-static void clear_margins(float* lines, int count, int64_t vectors) {
-  const size_t stride = row_stride(vectors);
-  for (int line = 0; line < count; ++line) {
-    memset(lines + line * stride, 0, kLanes * sizeof(float));
-    memset(lines + line * stride + (vectors + 1) * kLanes, 0, kLanes * sizeof(float));
-  }
-}
+// What one thread works in.
+struct alignas(64) StripRings {
+  float row[kFields][kGroups][kRows][kStride];
+  float lines[kRows][4][kStride];
+  // Which columns of a group have any difference, and any derivative. A window without a difference
+  // adds nothing to the loss and no derivative to a pixel with one: what it would, is left zero. That
+  // saves the better part of a picture's background.
+  bool differs[kGroups][kColumns];
+  bool derived[kGroups][kColumns];
 
-// Rows of a picture, kSpan of them around the first output row; those outside are zero.
-struct Rows {
-  const float* row[kSpan];
-  const float* row_end[kSpan];  // a copy of the last, partly filled vector: a load would run past the array
-  float end[kSpan][kLanes];
-
-  Rows(const float* picture, int64_t top, int64_t height, int64_t length, const float* zeros) {
-    const int64_t rest = length % kLanes;
+  static int slot(int64_t group) { return static_cast<int>((group + kGroups) % kGroups); }
+  // Row kRadius of `rows` is the first of the group.
+  void span(Field field, int64_t group, const float* rows[kSpan]) const {
     for (int i = 0; i < kSpan; ++i) {
-      const int64_t y = top - kRadius + i;
-      row[i] = y >= 0 && y < height ? picture + y * length : zeros;
-      row_end[i] = end[i];
-      if (rest != 0) load_some(row[i] + length - rest, rest).store(end[i]);
+      const int at = i - kRadius + kRows;
+      rows[i] = row[field][slot(group + at / kRows - 1)][at % kRows];
     }
   }
 };
 
+// Calls f(begin, end, set) for runs of columns that have, or have not, a flag set within one column
+// and one group.
+template <class F>
+static void each_run(const bool (*flags)[kColumns], int begin, int end, const F& f) {
+  const auto around = [&](int column) {
+    bool any = false;
+    for (int group = 0; group < kGroups; ++group) {
+      for (int i = column - 1; i <= column + 1; ++i) any = any || flags[group][i];
+    }
+    return any;
+  };
+  for (int at = begin; at < end;) {
+    const int from = at;
+    const bool set = around(from);
+    while (at < end && around(at) == set) ++at;
+    f(from, at, set);
+  }
+}
+
+// Convolves F fields with the window over kRows rows, of which the first `rows` are wanted.
+// `load(c, f, column)` fills column[kSpan] with field f of column c (column[kRadius] belongs to the
+// first output row); it is called for f = 0, 1, ... in turn and finds its last result in column.
+// `emit(c, r, fields)` takes the result.
+template <int F, class Load, class Emit>
+HS_FN void convolve(const Window& window, int begin, int end, int rows, StripRings& rings, const Load& load,
+                    const Emit& emit) {
+  for (int c = begin - 1; c <= end; ++c) {
+    Wide column[kSpan];
+#pragma GCC unroll 4
+    for (int f = 0; f < F; ++f) {
+      load(c, f, column);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Wide* centre = column + r + kRadius;
+        Wide sum = window.tap[0] * centre[0];
+#pragma GCC unroll 5
+        for (int t = 1; t <= kRadius; ++t) sum = fma(window.tap[t], centre[-t] + centre[t], sum);
+        sum.store(rings.lines[r][f] + c * kLanes);
+      }
+    }
+  }
+  for (int r = 0; r < rows; ++r) {
+    for (int c = begin; c < end; ++c) {
+      Wide field[F];
+#pragma GCC unroll 4
+      for (int f = 0; f < F; ++f) field[f] = across(window, rings.lines[r][f] + c * kLanes);
+      emit(c, r, field);
+    }
+  }
+}
+
 static void l1_ssim(const HsRun& run, int64_t height, int64_t width, const float* image,
                     const float* target, double ssim_weight, float* loss, float* v_image) {
   const int64_t length = width * kChannels, vectors = (length + kLanes - 1) / kLanes;
-  const int64_t whole = length / kLanes, rest = length % kLanes;
-  const int64_t tasks = (height + kTaskRows - 1) / kTaskRows;
-  const size_t stride = row_stride(vectors);
-  const size_t line_floats = stride * kRows * 4;
-  // Derivatives of the sum of 1 - SSIM to the windowed V_d, V_s and to the means.
-  const size_t plane = v_image == nullptr ? 0 : stride * static_cast<size_t>(height);
+  const int64_t rest = length % kLanes;
+  const int64_t groups = (height + kRows - 1) / kRows, strips = (vectors + kStrip - 1) / kStrip;
+  // Bands of rows give every thread something to do; there are few of them, since two neighbours compute
+  // the groups where they meet twice.
+  const int64_t wanted_bands = run.threads == 1 ? 1 : (3 * run.threads + strips - 1) / strips;
+  const int64_t band_groups = greatest((groups + wanted_bands - 1) / wanted_bands, 4);
+  const int64_t bands = (groups + band_groups - 1) / band_groups;
+  const size_t parts = static_cast<size_t>(groups * strips);
 
-  Scratch scratch((3 * plane + stride + line_floats * static_cast<size_t>(run.threads)) * sizeof(float) +
-                  2 * static_cast<size_t>(tasks) * sizeof(double) + 7 * 64);
-  float* to_vd = scratch.take<float>(plane);
-  float* to_vs = scratch.take<float>(plane);
-  float* to_mean = scratch.take<float>(plane);
-  float* zeros = scratch.take<float>(stride);
-  float* all_lines = scratch.take<float>(line_floats * static_cast<size_t>(run.threads));
-  double* l1_part = scratch.take<double>(static_cast<size_t>(tasks));
-  double* ssim_part = scratch.take<double>(static_cast<size_t>(tasks));
-  memset(zeros, 0, stride * sizeof(float));
+  Scratch scratch(sizeof(StripRings) * static_cast<size_t>(run.threads) + 2 * (parts * sizeof(double) + 64));
+  StripRings* all_rings = scratch.take<StripRings>(static_cast<size_t>(run.threads));
+  double* l1_part = scratch.take<double>(parts);
+  double* ssim_part = scratch.take<double>(parts);
   const Window window;
+  const double count = static_cast<double>(height) * static_cast<double>(length);
+  const Wide l1_scale(static_cast<float>((1 - ssim_weight) / count));
+  const Wide ssim_scale(static_cast<float>(ssim_weight / count));
+  const Wide zero(0.0f);
 
-  each(tasks, run.threads, [&](int64_t task, int worker) {
-    float* lines = all_lines + line_floats * static_cast<size_t>(worker);
-    clear_margins(lines, kRows * 4, vectors);
-    double l1 = 0, ssim = 0;
-    const int64_t bottom = least((task + 1) * kTaskRows, height);
-    for (int64_t top = task * kTaskRows; top < bottom; top += kRows) {
-      const Rows x(image, top, height, length, zeros), y(target, top, height, length, zeros);
-      const auto load = [&](int64_t v, int f, Wide* column) HS_INLINE_LAMBDA {
-        const float* const* xs = v < whole ? x.row : x.row_end;
-        const float* const* ys = v < whole ? y.row : y.row_end;
-        const int64_t at = v < whole ? v * kLanes : 0;
+  each(bands * strips, run.threads, [&](int64_t task, int worker) {
+    StripRings& rings = all_rings[worker];
+    const int64_t strip = task % strips;
+    const int64_t first_group = task / strips * band_groups, end_group = least(first_group + band_groups, groups);
+    const int64_t first_vector = vectors * strip / strips, end_vector = vectors * (strip + 1) / strips;
+    // Columns count from the first vector's left margin.
+    const int64_t shift = first_vector - kMargin;
+    const int begin = kMargin, end = static_cast<int>(end_vector - shift);
+    const int ragged = rest != 0 ? static_cast<int>(vectors - 1 - shift) : -1;
+    // Beside the picture is zero, and nothing below writes there.
+    for (float* line = rings.row[0][0][0]; line != rings.lines[0][0]; line += kStride) {
+      memset(line, 0, kMargin * kLanes * sizeof(float));
+      memset(line + end * kLanes, 0, kMargin * kLanes * sizeof(float));
+    }
+    memset(rings.derived, 0, sizeof(rings.derived));
+    const auto rows_of = [&](int64_t group) {
+      return group < 0 ? 0 : static_cast<int>(greatest(least(height - group * kRows, kRows), 0));
+    };
+    const auto clear = [&](int field, int64_t group, int row, int from, int to) {
+      memset(rings.row[field][rings.slot(group)][row] + from * kLanes, 0,
+             static_cast<size_t>(to - from) * kLanes * sizeof(float));
+    };
+
+    const auto fill = [&](int64_t group) {
+      const int rows = rows_of(group), slot = rings.slot(group);
+      const bool own_group = group >= first_group && group < end_group;
+      const int from = static_cast<int>(greatest(0, -shift));
+      const int to = static_cast<int>(least(kMargin + end, vectors - shift));
+      memset(rings.differs[slot], 0, sizeof(rings.differs[slot]));
+      Wide sum(0.0f);
+      for (int r = 0; r < kRows; ++r) {
+        if (r >= rows) {
+          clear(kDifference, group, r, from, to);
+          clear(kSum, group, r, from, to);
+          continue;
+        }
+        const int64_t at = (group * kRows + r) * length + shift * kLanes;
+        for (int c = from; c < to; ++c) {
+          const float *const px = image + at + c * kLanes, *const py = target + at + c * kLanes;
+          // The processor itself looks ahead along a row, not down the picture.
+          __builtin_prefetch(px + kRows * length);
+          __builtin_prefetch(py + kRows * length);
+          const Wide x = c == ragged ? load_some(px, rest) : Wide::load(px);
+          const Wide y = c == ragged ? load_some(py, rest) : Wide::load(py);
+          const Wide d = x - y;
+          d.store(rings.row[kDifference][slot][r] + c * kLanes);
+          (x + y).store(rings.row[kSum][slot][r] + c * kLanes);
+          // A NaN differs.
+          rings.differs[slot][c] |= bits(d == zero) != 0xffff;
+          if (c >= begin && c < end) sum = sum + max(d, -d);
+        }
+      }
+      if (own_group) l1_part[group * strips + strip] = total(sum);
+    };
+
+    const auto derive = [&](int64_t group) {
+      const int rows = rows_of(group), slot = rings.slot(group);
+      const int margin = v_image == nullptr ? 0 : 1;
+      const int from = static_cast<int>(greatest(begin - margin, -shift));
+      const int to = static_cast<int>(least(end + margin, vectors - shift));
+      const float* row[2][kSpan];
+      rings.span(kDifference, group, row[0]);
+      rings.span(kSum, group, row[1]);
+      const auto load = [&](int c, int f, Wide* column) HS_INLINE_LAMBDA {
 #pragma GCC unroll 18
         for (int i = 0; i < kSpan; ++i) {
-          if (f == 0) column[i] = Wide::load(xs[i] + at) - Wide::load(ys[i] + at);
-          if (f == 2) column[i] = Wide::load(xs[i] + at) + Wide::load(ys[i] + at);
-          if (f == 1 || f == 3) column[i] = column[i] * column[i];
+          column[i] = f % 2 == 0 ? Wide::load(row[f / 2][i] + c * kLanes) : column[i] * column[i];
         }
       };
-      Wide l1_sum(0.0f), ssim_sum(0.0f);
-      const auto emit = [&](int64_t v, int64_t r, const Wide* field, auto full) HS_INLINE_LAMBDA {
-        // What lies beyond the border counts nothing, and no derivative comes from there.
-        const auto inside = [&](Wide value) HS_INLINE_LAMBDA {
-          float lanes[kLanes];
-          if (!full) value.store(lanes);
-          return full ? value : load_some(lanes, rest);
-        };
+      Wide sum(0.0f);
+      const auto emit = [&](int c, int r, const Wide* field) HS_INLINE_LAMBDA {
         const Wide half(0.5f), one(1.0f), two(2.0f);
         const Wide md = field[0], ms = field[2], md2 = md * md;
         const Wide vd = field[1] - md2, vs = fnma(ms, ms, field[3]);
@@ -205,76 +250,89 @@ static void l1_ssim(const HsRun& run, int64_t height, int64_t width, const float
         const Wide inverse2 = reciprocal(fma(half, vs + vd, Wide(kC2)));
         const Wide a = md2 * inverse1, b = vd * inverse2;
         const Wide not_a = one - a, not_b = one - b;
-        const int64_t at = (top + r) * length + v * kLanes;
-        const Wide d = full ? Wide::load(image + at) - Wide::load(target + at)
-                            : load_some(image + at, rest) - load_some(target + at, rest);
-        l1_sum = l1_sum + max(d, -d);
-        ssim_sum = ssim_sum + inside(fma(a, not_b, b));
-        if (v_image == nullptr) return;
+        Wide value = fma(a, not_b, b);
         // da = (2 - a) m_d / B1 dm_d - a m_s / B1 dm_s,  db = (1 - b/2) / B2 dV_d - b/2 / B2 dV_s,
         // and a variance is a windowed square less the square of a mean.
         const Wide scaled = not_a * inverse2, half_b = half * b;
-        const Wide p = fnma(scaled, half_b, scaled), q = -(scaled * half_b);
+        Wide p = fnma(scaled, half_b, scaled), q = -(scaled * half_b);
         const Wide slope = not_b * inverse1 * fma(two - a, md, -(a * ms));
-        const size_t out = static_cast<size_t>(top + r) * stride + static_cast<size_t>(v * kLanes);
-        inside(p).store(to_vd + out);
-        inside(q).store(to_vs + out);
-        inside(fnma(two, fma(md, p, ms * q), slope)).store(to_mean + out);
+        Wide m = fnma(two, fma(md, p, ms * q), slope);
+        if (c == ragged) {
+          // What lies beyond the border counts nothing, and no derivative comes from there.
+          const auto inside = [&](Wide all) {
+            float lanes[kLanes];
+            all.store(lanes);
+            return load_some(lanes, rest);
+          };
+          value = inside(value);
+          p = inside(p);
+          q = inside(q);
+          m = inside(m);
+        }
+        if (c >= begin && c < end) sum = sum + value;
+        if (v_image == nullptr) return;
+        p.store(rings.row[kToVd][slot][r] + c * kLanes);
+        q.store(rings.row[kToVs][slot][r] + c * kLanes);
+        m.store(rings.row[kToMean][slot][r] + c * kLanes);
       };
-      convolve<4>(window, length, least(kRows, height - top), lines, load, emit);
-      l1 += total(l1_sum);
-      ssim += total(ssim_sum);
+      each_run(rings.differs, from, to, [&](int b, int e, bool differs) {
+        const bool some = differs && rows > 0;
+        memset(rings.derived[slot] + b, some, static_cast<size_t>(e - b));
+        if (some) convolve<4>(window, b, e, rows, rings, load, emit);
+        for (int r = some ? rows : 0; r < kRows; ++r) {
+          for (int field = kToVd; field <= kToMean; ++field) clear(field, group, r, b, e);
+        }
+      });
+      if (group >= first_group && group < end_group) ssim_part[group * strips + strip] = total(sum);
+    };
+
+    const auto finish = [&](int64_t group) {
+      const int rows = rows_of(group), slot = rings.slot(group);
+      const float* row[3][kSpan];
+      rings.span(kToVd, group, row[0]);
+      rings.span(kToVs, group, row[1]);
+      rings.span(kToMean, group, row[2]);
+      const auto load = [&](int c, int f, Wide* column) HS_INLINE_LAMBDA {
+#pragma GCC unroll 18
+        for (int i = 0; i < kSpan; ++i) column[i] = Wide::load(row[f][i] + c * kLanes);
+      };
+      const auto put = [&](int c, int r, Wide value) HS_INLINE_LAMBDA {
+        float* const out = v_image + (group * kRows + r) * length + (shift + c) * kLanes;
+        if (c == ragged) {
+          store_some(out, value, rest);
+        } else {
+          value.store(out);
+        }
+      };
+      const auto emit = [&](int c, int r, const Wide* field) HS_INLINE_LAMBDA {
+        const Wide d = Wide::load(rings.row[kDifference][slot][r] + c * kLanes);
+        const Wide s = Wide::load(rings.row[kSum][slot][r] + c * kLanes);
+        const Wide pull = fma(Wide(2.0f), fma(d, field[0], s * field[1]), field[2]);
+        const Wide sign = keep(d > zero, l1_scale) - keep(zero > d, l1_scale);
+        put(c, r, fma(ssim_scale, pull, sign));
+      };
+      each_run(rings.derived, begin, end, [&](int b, int e, bool derived) {
+        if (derived) return convolve<3>(window, b, e, rows, rings, load, emit);
+        for (int r = 0; r < rows; ++r) {
+          for (int c = b; c < e; ++c) put(c, r, zero);
+        }
+      });
+    };
+
+    const int64_t more = v_image == nullptr ? 0 : 1;
+    for (int64_t group = first_group - 1 - more; group <= end_group + more; ++group) {
+      fill(group);
+      if (group > first_group - more) derive(group - 1);
+      if (v_image != nullptr && group - 2 >= first_group) finish(group - 2);
     }
-    l1_part[task] = l1;
-    ssim_part[task] = ssim;
   });
 
   double l1 = 0, ssim = 0;
-  for (int64_t task = 0; task < tasks; ++task) {
-    l1 += l1_part[task];
-    ssim += ssim_part[task];
+  for (size_t part = 0; part < parts; ++part) {
+    l1 += l1_part[part];
+    ssim += ssim_part[part];
   }
-  const double count = static_cast<double>(height) * static_cast<double>(length);
   *loss = static_cast<float>(((1 - ssim_weight) * l1 + ssim_weight * ssim) / count);
-  if (v_image == nullptr) return;
-
-  const Wide l1_scale(static_cast<float>((1 - ssim_weight) / count));
-  const Wide ssim_scale(static_cast<float>(ssim_weight / count));
-  each(tasks, run.threads, [&](int64_t task, int worker) {
-    float* lines = all_lines + line_floats * static_cast<size_t>(worker);
-    clear_margins(lines, kRows * 3, vectors);
-    const int64_t bottom = least((task + 1) * kTaskRows, height);
-    for (int64_t top = task * kTaskRows; top < bottom; top += kRows) {
-      const float* row[3][kSpan];
-      for (int i = 0; i < kSpan; ++i) {
-        const int64_t y = top - kRadius + i;
-        const bool inside = y >= 0 && y < height;
-        const size_t at = inside ? static_cast<size_t>(y) * stride : 0;
-        row[0][i] = inside ? to_vd + at : zeros;
-        row[1][i] = inside ? to_vs + at : zeros;
-        row[2][i] = inside ? to_mean + at : zeros;
-      }
-      const auto load = [&](int64_t v, int f, Wide* column) HS_INLINE_LAMBDA {
-#pragma GCC unroll 18
-        for (int i = 0; i < kSpan; ++i) column[i] = Wide::load(row[f][i] + v * kLanes);
-      };
-      const auto emit = [&](int64_t v, int64_t r, const Wide* field, auto full) HS_INLINE_LAMBDA {
-        const int64_t at = (top + r) * length + v * kLanes;
-        const Wide x = full ? Wide::load(image + at) : load_some(image + at, rest);
-        const Wide y = full ? Wide::load(target + at) : load_some(target + at, rest);
-        const Wide d = x - y, s = x + y, zero(0.0f);
-        const Wide pull = fma(Wide(2.0f), fma(d, field[0], s * field[1]), field[2]);
-        const Wide sign = keep(d > zero, l1_scale) - keep(zero > d, l1_scale);
-        const Wide value = fma(ssim_scale, pull, sign);
-        if (full) {
-          value.store(v_image + at);
-        } else {
-          store_some(v_image + at, value, rest);
-        }
-      };
-      convolve<3>(window, length, least(kRows, height - top), lines, load, emit);
-    }
-  });
 }
 
 }  // namespace HEADSPLAT_ISA

@@ -26,6 +26,22 @@ static void blend(const HsRun& run, int64_t shapes, int64_t size, const float* o
   });
 }
 
+// Sum of a[i] b[i] over [begin, end), in double.
+HS_FN double inner(const float* a, const float* b, int64_t begin, int64_t end) {
+  Wide sum[4] = {Wide(0.0f), Wide(0.0f), Wide(0.0f), Wide(0.0f)};
+  int64_t i = begin;
+  for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+    for (int j = 0; j < 4; ++j) {
+      const int64_t at = i + j * kLanes;
+      sum[j] = fma(Wide::load(a + at), Wide::load(b + at), sum[j]);
+    }
+  }
+  each_vector(i, end, [&](int64_t at, auto load, auto) HS_INLINE_LAMBDA {
+    sum[0] = fma(load(a + at), load(b + at), sum[0]);
+  });
+  return total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
 static void blend_backward(const HsRun& run, int64_t shapes, int64_t size, const float* offsets,
                            const float* v_blend, float* v_weights) {
   const int64_t tasks = (size + kBlock - 1) / kBlock;
@@ -34,19 +50,7 @@ static void blend_backward(const HsRun& run, int64_t shapes, int64_t size, const
   each(tasks, run.threads, [&](int64_t task, int) {
     const int64_t begin = task * kBlock, end = least(begin + kBlock, size);
     for (int64_t k = 0; k < shapes; ++k) {
-      const float* shape = offsets + k * size;
-      Wide sum[4] = {Wide(0.0f), Wide(0.0f), Wide(0.0f), Wide(0.0f)};
-      int64_t i = begin;
-      for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
-        for (int j = 0; j < 4; ++j) {
-          const int64_t at = i + j * kLanes;
-          sum[j] = fma(Wide::load(shape + at), Wide::load(v_blend + at), sum[j]);
-        }
-      }
-      each_vector(i, end, [&](int64_t at, auto load, auto) HS_INLINE_LAMBDA {
-        sum[0] = fma(load(shape + at), load(v_blend + at), sum[0]);
-      });
-      part[task * shapes + k] = total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+      part[task * shapes + k] = inner(offsets + k * size, v_blend, begin, end);
     }
   });
   for (int64_t k = 0; k < shapes; ++k) {
@@ -100,18 +104,35 @@ static void adam(const HsRun& run, const HsAdam& adam, int64_t tensors, const Hs
   });
 }
 
-static void adam_rank_one(const HsRun& run, const HsAdam& adam, const HsAdamTensor& tensor,
-                          int64_t shapes, int64_t size, const float* weights, const float* v_blend) {
+// The gradient is the sum over `rank` frames of weights[r, k] v_blend[r, i]. The offsets pass through the
+// processor here anyway, so the gradient of the weights, which needs them too, is summed on the way.
+static void adam_low_rank(const HsRun& run, const HsAdam& adam, const HsAdamTensor& tensor, int64_t rank,
+                          int64_t shapes, int64_t size, const float* weights, const float* v_blend,
+                          float* v_weights) {
   const AdamRates rates(adam, tensor);
-  each((size + kBlock - 1) / kBlock, run.threads, [&](int64_t task, int) {
+  const int64_t tasks = (size + kBlock - 1) / kBlock, sums = rank * shapes;
+  Scratch scratch(static_cast<size_t>(tasks * sums + 1) * sizeof(double));
+  double* part = scratch.take<double>(static_cast<size_t>(tasks * sums));
+  each(tasks, run.threads, [&](int64_t task, int) {
     const int64_t begin = task * kBlock, end = least(begin + kBlock, size);
     for (int64_t k = 0; k < shapes; ++k) {
+      const float* shape = tensor.values + k * size;
+      for (int64_t r = 0; r < rank; ++r) part[task * sums + r * shapes + k] = inner(shape, v_blend + r * size, begin, end);
       const Wide weight(weights[k]);
       each_vector(begin, end, [&](int64_t i, auto load, auto store) HS_INLINE_LAMBDA {
-        adam_vector(rates, tensor, k * size + i, weight * load(v_blend + i), load, store);
+        Wide gradient = weight * load(v_blend + i);
+        for (int64_t r = 1; r < rank; ++r) {
+          gradient = fma(Wide(weights[r * shapes + k]), load(v_blend + r * size + i), gradient);
+        }
+        adam_vector(rates, tensor, k * size + i, gradient, load, store);
       });
     }
   });
+  for (int64_t sum = 0; sum < sums; ++sum) {
+    double whole = 0;
+    for (int64_t task = 0; task < tasks; ++task) whole += part[task * sums + sum];
+    v_weights[sum] = static_cast<float>(whole);
+  }
 }
 
 }  // namespace HEADSPLAT_ISA

@@ -27,6 +27,7 @@ static void each(int64_t count, int threads, const F& f) {
 }
 
 HS_FN int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+HS_FN int64_t greatest(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // The first `count` < 16 lanes from memory, zeros behind them.
 HS_FN Wide load_some(const float* p, int64_t count) {
