@@ -271,23 +271,51 @@ def export(
 def bench(
     what: tyro.conf.Positional[Literal["rasterizer"]] = "rasterizer",
     /,
+    gpu: bool = False,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    plot: Path | None = None,
 ) -> None:
     """Measure how fast the kernels are on this machine.
 
     Args:
         what: which part.
+        gpu: measure the GPU instead, beside gsplat where it is installed.
         json_file: also write the table to this file; - prints it as JSON.
+        plot: also draw the table into this picture (png, svg or pdf).
     """
-    from avatar.raster.bench import bench_rasterizer
+    from avatar.raster.bench import bench_rasterizer, plot_rows
 
-    result = bench_rasterizer()
-    if json_file is None:
-        rows = result["rows"]
-        print("  ".join(f"{name:>12}" for name in rows[0]))
-        for row in rows:
-            values = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values())
-            print("  ".join(f"{v:>12}" for v in values))
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {plot} must end in .png, .svg or .pdf.")
+    with ProgressDisplay() as report:
+        if gpu:
+            from avatar.raster.bench_gpu import bench_gpu
+
+            result = bench_gpu(report=report)
+        else:
+            from avatar.train.bench import avatar_step
+
+            result = bench_rasterizer(avatar_step=avatar_step, report=report)
+    if json_file is None or str(json_file) != "-":
+        names = [
+            *("backend", "n", "size", "threads", "forward_ms", "backward_ms", "loss_ms", "adam_ms"),
+            *("step_ms", "graph_step_ms", "avatar_step_ms", "lanes_per_pair"),
+            *("forward_fma_share", "backward_fma_share", "times_cpu"),
+        ]
+        shown = [name for name in names if any(name in row for row in result["rows"])]
+        print("  ".join(f"{name.removesuffix('_ms'):>9}" for name in shown))
+        for row in result["rows"]:
+            values = (row.get(name, "") for name in shown)
+            texts = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in values)
+            print(
+                "  ".join(
+                    f"{t:>{max(9, len(n.removesuffix('_ms')))}}"
+                    for t, n in zip(texts, shown, strict=True)
+                )
+            )
+        print("Times are medians in milliseconds.")
+    if plot is not None:
+        plot_rows(result["rows"], plot)
     _write_json(json_file, result)
 
 
@@ -354,10 +382,16 @@ def _need_device(device: Device) -> None:
     """Refuse a device that was asked for by name and does not work; never take another instead."""
     from avatar.raster import available_backends
 
-    if device != "auto":
-        state = available_backends()[device]
-        if not state.startswith("ok"):
-            raise InputError(f"--device {device} does not work here: {state}")
+    if device == "auto":
+        return
+    state = available_backends()[device]
+    if not state.startswith("ok"):
+        raise InputError(f"--device {device} does not work here: {state}")
+    if device == "cuda":
+        raise InputError(
+            "--device cuda: the CUDA kernels work here (avatar bench rasterizer --gpu), but the fit "
+            "does not use them yet. Leave --device out to fit on the CPU."
+        )
 
 
 def _capture(
