@@ -247,7 +247,7 @@ class Trainer:
         """
         frames = self.store.frames
         chosen = spread_frames(self.capture.track, frames, self.config.hidden_frames)
-        return torch.searchsorted(frames, chosen)
+        return torch.searchsorted(frames.contiguous(), chosen)
 
     def _look_steps(self) -> set[int]:
         if self.config.hidden_share <= 0:
