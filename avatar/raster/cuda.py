@@ -34,7 +34,7 @@ def cuda_library() -> ctypes.CDLL:
     Raises:
         InputError: missing, or built for another machine.
     """
-    path = library_path("headsplat_cuda", f"This install was built without nvcc. {GET_LIBRARY}")
+    path = library_path("headsplat_cuda", f"This install has no CUDA kernels. {GET_LIBRARY}")
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
