@@ -15,9 +15,6 @@ from torch import Tensor
 
 from avatar.raster.library import library, raise_on, run_settings
 
-OFFSET_CHANNELS = 13
-"""Offset channels of a Gaussian: mean (3), quaternion (4), log scale (3), colour (3)."""
-
 _INPUTS = (
     *("means", "quats", "log_scales", "logit_opacities", "colours", "torso_logits", "offsets"),
     *("units", "corners", "corner_weights", "eye", "displacement", "T_world_head"),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from avatar.model.avatar import Avatar
 from avatar.raster import rasterize
-from avatar.rotations import quat_to_matrix
+from avatar.raster.reference import EPS2D, NEAR_PLANE
+from avatar.rotations import quat_to_matrix, transform_points
 from avatar.train.config import DensifyConfig
 from avatar.types import Camera, Gaussians, HeadState
 
@@ -86,12 +87,12 @@ def shown_share(avatar: Avatar, states: Iterable[HeadState], camera: Camera) -> 
 
 def _weight_alone(gaussians: Gaussians, camera: Camera) -> Tensor:
     """Sum over pixels [N] of each Gaussian's opacity, as if it were whole in the picture."""
-    p = gaussians.means @ camera.T_cam_world[:3, :3].T + camera.T_cam_world[:3, 3]
+    p = transform_points(camera.T_cam_world, gaussians.means)
     axes = torch.nn.functional.normalize(p, dim=1) @ camera.T_cam_world[:3, :3]
     axes = torch.einsum("nij,ni->nj", quat_to_matrix(gaussians.quats), axes)
     # An ellipsoid's shadow along a direction: the shadows of its three faces, projected.
     a, b, c = gaussians.scales.unbind(1)
     shadow = torch.linalg.norm(axes * torch.stack([b * c, a * c, a * b], 1), dim=1)
-    pixels = shadow * camera.K[0, 0] * camera.K[1, 1] / p[:, 2].clamp(min=0.01).square()
-    # The rasterizer widens every Gaussian by 0.3 square pixels of variance.
-    return 2 * math.pi * gaussians.opacities * (pixels + 0.3)
+    pixels = shadow * camera.K[0, 0] * camera.K[1, 1] / p[:, 2].clamp(min=NEAR_PLANE).square()
+    # The rasterizer widens every Gaussian by that variance.
+    return 2 * math.pi * gaussians.opacities * (pixels + EPS2D)

@@ -51,26 +51,6 @@ Rest rest_of(const HsPose& s) {
           reals(s.eye_centres)};
 }
 
-__device__ void read_rigid(const float* T, RigidOf<float>& rigid) {
-  for (int i = 0; i < 3; ++i) {
-    for (int j = 0; j < 3; ++j) rigid.R[3 * i + j] = T[4 * i + j];
-    rigid.t[i] = T[4 * i + 3];
-  }
-  matrix_to_quat(rigid.R, rigid.q);
-}
-
-// The turn of an eyeball: a rotation vector of (-pitch, yaw, 0).
-__device__ void read_eye(const float* turn, const float* centre, RigidOf<float>& rigid) {
-  const float x = -turn[1], y = turn[0], angle = sqrt(x * x + y * y);
-  const float half = 0.5f * angle, sine = angle > 1e-12f ? sinf(half) / angle : 0.5f;
-  rigid.q[0] = cosf(half);
-  rigid.q[1] = x * sine;
-  rigid.q[2] = y * sine;
-  rigid.q[3] = 0;
-  quat_to_matrix(rigid.q, rigid.R);
-  for (int i = 0; i < 3; ++i) rigid.t[i] = centre[i];
-}
-
 // What all Gaussians share, made by the first four threads of a block: less than a launch of its own.
 struct Shared {
   MotionsOf<float> motions;
@@ -79,21 +59,15 @@ struct Shared {
 
 __device__ void read_shared(const Rest& s, Shared& shared) {
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread == 0) read_rigid(s.T_world_head, shared.motions.head);
-  if (thread == 1) read_rigid(s.T_world_torso, shared.motions.torso);
+  if (thread == 0) rigid_from_matrix(s.T_world_head, shared.motions.head);
+  if (thread == 1) rigid_from_matrix(s.T_world_torso, shared.motions.torso);
   if (thread == 2 || thread == 3) {
     const int side = thread - 2;
-    read_eye(s.eye_turns + 2 * side, s.eye_centres + 3 * side, shared.motions.eyes[side]);
+    rigid_from_eye<float>(s.eye_turns + 2 * side, s.eye_centres + 3 * side, shared.motions.eyes[side]);
   }
   if (thread >= 32 && thread < 32 + HS_OFFSET_CHANNELS) shared.units[thread - 32] = s.units[thread - 32];
   __syncthreads();
-  if (thread == 0) {
-    // The nearer of the two quaternions of the torso, or the mixture would turn the long way round.
-    const float *head = shared.motions.head.q;
-    float *torso = shared.motions.torso.q, along = 0;
-    for (int i = 0; i < 4; ++i) along += head[i] * torso[i];
-    for (int i = 0; i < 4 && along < 0; ++i) torso[i] = -torso[i];
-  }
+  if (thread == 0) bring_near(shared.motions.head, shared.motions.torso);
   __syncthreads();
 }
 

@@ -5,6 +5,8 @@
 // linear blend skinning, rotations by the same mixture of the two quaternions.
 #pragma once
 
+#include <math.h>
+
 #include "splat_math.h"
 
 namespace headsplat {
@@ -38,6 +40,37 @@ HS_INLINE void matrix_to_quat(const Real* R, Real* q) {
   const Real half = Real(0.5) * twice;
   const Real columns[4][4] = {{half, wx, wy, wz}, {wx, half, xy, xz}, {wy, xy, half, yz}, {wz, xz, yz, half}};
   for (int i = 0; i < 4; ++i) q[i] = columns[largest][i];
+}
+
+// The motion of a matrix [4, 4].
+template <class Real>
+HS_INLINE void rigid_from_matrix(const Real* T, RigidOf<Real>& rigid) {
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) rigid.R[3 * i + j] = T[4 * i + j];
+    rigid.t[i] = T[4 * i + 3];
+  }
+  matrix_to_quat(rigid.R, rigid.q);
+}
+
+// The turn (yaw, pitch) of an eyeball: a rotation vector of (-pitch, yaw, 0), reckoned in `Working`.
+template <class Working, class Real>
+HS_INLINE void rigid_from_eye(const Real* turn, const Real* centre, RigidOf<Real>& rigid) {
+  const Working x = -Working(turn[1]), y = Working(turn[0]), angle = ::sqrt(x * x + y * y);
+  const Working half = Working(0.5) * angle, sine = angle > Working(1e-12) ? ::sin(half) / angle : Working(0.5);
+  const Working q[4] = {::cos(half), x * sine, y * sine, Working(0)};
+  Working R[9];
+  quat_to_matrix(q, R);
+  for (int i = 0; i < 4; ++i) rigid.q[i] = Real(q[i]);
+  for (int i = 0; i < 9; ++i) rigid.R[i] = Real(R[i]);
+  for (int i = 0; i < 3; ++i) rigid.t[i] = centre[i];
+}
+
+// Takes the nearer of the two quaternions of the torso, or the mixture would turn the long way round.
+template <class Real>
+HS_INLINE void bring_near(const RigidOf<Real>& head, RigidOf<Real>& torso) {
+  Real along = 0;
+  for (int i = 0; i < 4; ++i) along += head.q[i] * torso.q[i];
+  for (int i = 0; i < 4 && along < 0; ++i) torso.q[i] = -torso.q[i];
 }
 
 template <class T>

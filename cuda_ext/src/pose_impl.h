@@ -10,32 +10,6 @@
 namespace headsplat {
 namespace HEADSPLAT_ISA {
 
-template <class Real>
-static void rigid_of(const void* T_matrix, RigidOf<Real>& rigid) {
-  const Real* T = static_cast<const Real*>(T_matrix);
-  for (int i = 0; i < 3; ++i) {
-    for (int j = 0; j < 3; ++j) rigid.R[3 * i + j] = T[4 * i + j];
-    rigid.t[i] = T[4 * i + 3];
-  }
-  matrix_to_quat(rigid.R, rigid.q);
-}
-
-// The turn of an eyeball: a rotation vector of (-pitch, yaw, 0).
-template <class Real>
-static void eye_of(const Real* turn, const Real* centre, RigidOf<Real>& rigid) {
-  const double x = -double(turn[1]), y = double(turn[0]), angle = ::sqrt(x * x + y * y);
-  const double half = 0.5 * angle, sine = angle > 1e-12 ? ::sin(half) / angle : 0.5;
-  const double q[4] = {::cos(half), x * sine, y * sine, 0};
-  double R[9];
-  for (int i = 0; i < 4; ++i) rigid.q[i] = Real(q[i]);
-  const double two = 2, w = q[0], a = q[1], b = q[2];
-  const double matrix[9] = {1 - two * b * b, two * a * b,     two * w * b,  two * a * b,              1 - two * a * a,
-                            -two * w * a,    -two * w * b, two * w * a, 1 - two * (a * a + b * b)};
-  memcpy(R, matrix, sizeof(R));
-  for (int i = 0; i < 9; ++i) rigid.R[i] = Real(R[i]);
-  for (int i = 0; i < 3; ++i) rigid.t[i] = centre[i];
-}
-
 template <class V, class Real = typename V::Real>
 static RigidOf<V> broadcast(const RigidOf<Real>& one) {
   RigidOf<V> all;
@@ -48,17 +22,15 @@ static RigidOf<V> broadcast(const RigidOf<Real>& one) {
 template <class V, class Real = typename V::Real>
 static MotionsOf<V> motions_of(const HsPose& s) {
   RigidOf<Real> head, torso, eye;
-  rigid_of(s.T_world_head, head);
-  rigid_of(s.T_world_torso, torso);
-  // The nearer of the two quaternions of the torso, or the mixture would turn the long way round.
-  Real along = 0;
-  for (int i = 0; i < 4; ++i) along += head.q[i] * torso.q[i];
-  for (int i = 0; i < 4 && along < 0; ++i) torso.q[i] = -torso.q[i];
+  rigid_from_matrix(static_cast<const Real*>(s.T_world_head), head);
+  rigid_from_matrix(static_cast<const Real*>(s.T_world_torso), torso);
+  bring_near(head, torso);
   MotionsOf<V> motions;
   motions.head = broadcast<V>(head);
   motions.torso = broadcast<V>(torso);
   for (int side = 0; side < 2; ++side) {
-    eye_of(static_cast<const Real*>(s.eye_turns) + 2 * side, static_cast<const Real*>(s.eye_centres) + 3 * side, eye);
+    rigid_from_eye<double>(static_cast<const Real*>(s.eye_turns) + 2 * side,
+                           static_cast<const Real*>(s.eye_centres) + 3 * side, eye);
     motions.eyes[side] = broadcast<V>(eye);
   }
   return motions;
