@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from avatar import __version__
-from avatar.capture_data import CAPTURE_FORMAT, CAPTURE_VERSION, Capture, Landmarks, Splits, Track
+from avatar.capture_data import Capture, Landmarks, Splits
 from avatar.checks import InputError
 from avatar.tensorfile import write_json
 from avatar.types import Progress, Reporter, ignore_progress
@@ -36,9 +35,8 @@ from capture.ingest import (
     read_frames,
 )
 from capture.landmarks import FaceDetector, PersonFollower
-from capture.matte import Segmenter, refine, steady
-from capture.quality import FrameLook, judge, look_at_face
-from capture.report import write_capture_report
+from capture.matting import make_masks
+from capture.summary import finish
 from capture.threads import Writer, prefetched
 from capture.track.config import TrackConfig
 from capture.track.fit import fit_track
@@ -108,7 +106,7 @@ def capture_video(
         matte = _matte_stage(stages, ingest, mask, output, report)
         track = _track_stage(stages, ingest, output, report)
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
-            _finish(clip, sha256, ingest, matte, track, output)
+            finish(clip, sha256, ingest, matte, track, output)
     return Capture(output)
 
 
@@ -139,7 +137,7 @@ def _matte_stage(
         "matte",
         key,
         lambda _: is_complete(output / "masks" / "cam0", "png", ingest["frames"]),
-        lambda: _matte(ingest, mask, output, report),
+        lambda: make_masks(ingest, mask, output, report),
     )
 
 
@@ -220,132 +218,6 @@ def _ingest(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any]:
         # One pass does both: what the detector did not take is decoding, encoding and sound.
         "seconds": {"ingest": seconds - detecting, "landmarks": detecting},
     }
-
-
-def _matte(
-    ingest: dict[str, Any], mask: ClipInfo | None, output: Path, report: Reporter
-) -> dict[str, Any]:
-    """Write a mask for every frame, and measure every frame's face while it is in memory."""
-    start = time.perf_counter()
-    frames: int = ingest["frames"]
-    size = (ingest["width"], ingest["height"])
-    if mask is not None and mask.frames < frames:
-        raise InputError(
-            f"{mask.path} has {mask.frames} pictures at the capture's rate, the video has {frames}. "
-            f"A mask clip needs one picture for every frame of the video, at the same rate."
-        )
-    folder = fresh_folder(output / "masks")
-    landmarks = Landmarks.load(output / "landmarks.safetensors")
-    points, valid = landmarks.points.numpy(), landmarks.valid.numpy()
-    pictures = Pictures(output, *size)
-    looks: list[FrameLook | None] = [None] * frames
-
-    def finish(frame: int, image: np.ndarray, coarse: np.ndarray) -> None:
-        face = points[frame] if valid[frame] else None
-        soft = refine(image, coarse, face) if mask is None else coarse
-        write_image(folder / f"{frame:06d}.png", soft, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        looks[frame] = None if face is None else look_at_face(image, face)
-
-    images = (pictures.frame(frame) for frame in range(frames))
-    with Writer() as writer:
-
-        def hand_on(frame: int, image: np.ndarray, coarse: np.ndarray) -> None:
-            writer.put(finish, frame, image, coarse)
-            report(Progress("matte", frame + 1, frames))
-
-        if mask is None:
-            _segment(images, hand_on)
-        else:
-            with prefetched(zip(images, read_frames(mask), strict=False)) as pairs:
-                count = 0
-                for count, (image, given) in enumerate(pairs, 1):
-                    grey = cv2.cvtColor(given, cv2.COLOR_RGB2GRAY)
-                    if (grey.shape[1], grey.shape[0]) != size:
-                        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-                    hand_on(count - 1, image, grey)
-            if count < frames:
-                raise InputError(
-                    f"{mask.path} is cut off: {count} of {frames} pictures could be read. "
-                    f"A mask clip needs one picture for every frame of the video."
-                )
-    return {
-        "looks": {
-            field.name: [None if look is None else getattr(look, field.name) for look in looks]
-            for field in fields(FrameLook)
-        },
-        "seconds": {"matte": time.perf_counter() - start},
-    }
-
-
-def _segment(
-    images: Iterable[np.ndarray], put: Callable[[int, np.ndarray, np.ndarray], None]
-) -> None:
-    """Hand each frame's number, picture and steadied probability on; one frame behind."""
-    with Segmenter() as segmenter, prefetched(images) as ahead:
-        held: list[tuple[np.ndarray, np.ndarray]] = []  # the frame before, this one, the one after
-        frame = -1
-        for frame, image in enumerate(ahead):
-            held.append((image, segmenter(image)))
-            if frame == 1:
-                put(0, *held[0])
-            elif frame > 1:
-                put(frame - 1, held[1][0], steady([probability for _, probability in held]))
-                del held[0]
-        put(frame, *held[-1])
-
-
-def _finish(
-    clip: ClipInfo,
-    sha256: str,
-    ingest: dict[str, Any],
-    matte: dict[str, Any],
-    track: dict[str, Any],
-    output: Path,
-) -> None:
-    """Judge the clip; write capture.json, then the report that reads it."""
-    looks = {
-        name: np.array([np.nan if v is None else v for v in values], float)
-        for name, values in matte["looks"].items()
-    }
-    quality = judge(
-        Landmarks.load(output / "landmarks.safetensors"),
-        looks,
-        fps=ingest["fps"],
-        frames_with_others=ingest["frames_with_others"],
-    )
-    found = quality.items["face_found"]
-    warnings = list(ingest["warnings"])
-    warnings += [
-        f"{item.label}: {item.value:.3g} {item.unit}. {item.advice}".replace(" .", ".")
-        for item in (found, quality.items["others"])
-        if item.verdict != "ok"
-    ]
-    header = {
-        "format": CAPTURE_FORMAT,
-        "version": CAPTURE_VERSION,
-        "frames": ingest["frames"],
-        "fps": ingest["fps"],
-        "cameras": [
-            {"width": ingest["width"], "height": ingest["height"], "source": clip.path.name}
-        ],
-        "source": clip.path.name,
-        "source_sha256": sha256,
-        "stages": ["ingest", "landmarks", "matte", "track", "report"],
-        "quality": quality.as_json(),
-        "warnings": warnings,
-        "seconds": {**ingest["seconds"], **matte["seconds"], **track["seconds"]},
-        "headsplat": __version__,
-    }
-    write_capture_report(
-        output / "report.html",
-        Landmarks.load(output / "landmarks.safetensors"),
-        Track.load(output / "track.safetensors"),
-        Pictures(output, ingest["width"], ingest["height"]),
-        header,
-        facts=clip.summary,
-        sharpness=looks["sharpness"],
-    )
-    write_json(output / "capture.json", header)
 
 
 def _only_video(videos: Sequence[Path]) -> Path:

@@ -1,0 +1,93 @@
+"""The matte stage: a mask for every frame, made from the pictures or taken from a given clip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from avatar.capture_data import Landmarks
+from avatar.checks import InputError
+from avatar.types import Progress, Reporter
+from capture.folder import Pictures, fresh_folder, write_image
+from capture.ingest import ClipInfo, read_frames
+from capture.matte import Segmenter, refine, steady
+from capture.quality import FrameLook, look_at_face
+from capture.threads import Writer, prefetched
+
+
+def make_masks(
+    ingest: dict[str, Any], mask: ClipInfo | None, output: Path, report: Reporter
+) -> dict[str, Any]:
+    """Write a mask for every frame, and measure every frame's face while it is in memory."""
+    start = time.perf_counter()
+    frames: int = ingest["frames"]
+    size = (ingest["width"], ingest["height"])
+    if mask is not None and mask.frames < frames:
+        raise InputError(
+            f"{mask.path} has {mask.frames} pictures at the capture's rate, the video has {frames}. "
+            f"A mask clip needs one picture for every frame of the video, at the same rate."
+        )
+    folder = fresh_folder(output / "masks")
+    landmarks = Landmarks.load(output / "landmarks.safetensors")
+    points, valid = landmarks.points.numpy(), landmarks.valid.numpy()
+    pictures = Pictures(output, *size)
+    looks: list[FrameLook | None] = [None] * frames
+
+    def finish(frame: int, image: np.ndarray, coarse: np.ndarray) -> None:
+        face = points[frame] if valid[frame] else None
+        soft = refine(image, coarse, face) if mask is None else coarse
+        write_image(folder / f"{frame:06d}.png", soft, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        looks[frame] = None if face is None else look_at_face(image, face)
+
+    images = (pictures.frame(frame) for frame in range(frames))
+    with Writer() as writer:
+
+        def hand_on(frame: int, image: np.ndarray, coarse: np.ndarray) -> None:
+            writer.put(finish, frame, image, coarse)
+            report(Progress("matte", frame + 1, frames))
+
+        if mask is None:
+            _segment(images, hand_on)
+        else:
+            with prefetched(zip(images, read_frames(mask), strict=False)) as pairs:
+                count = 0
+                for count, (image, given) in enumerate(pairs, 1):
+                    grey = cv2.cvtColor(given, cv2.COLOR_RGB2GRAY)
+                    if (grey.shape[1], grey.shape[0]) != size:
+                        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+                    hand_on(count - 1, image, grey)
+            if count < frames:
+                raise InputError(
+                    f"{mask.path} is cut off: {count} of {frames} pictures could be read. "
+                    f"A mask clip needs one picture for every frame of the video."
+                )
+    return {
+        "looks": {
+            field.name: [None if look is None else getattr(look, field.name) for look in looks]
+            for field in fields(FrameLook)
+        },
+        "seconds": {"matte": time.perf_counter() - start},
+    }
+
+
+def _segment(
+    images: Iterable[np.ndarray], put: Callable[[int, np.ndarray, np.ndarray], None]
+) -> None:
+    """Hand each frame's number, picture and steadied probability on; one frame behind."""
+    with Segmenter() as segmenter, prefetched(images) as ahead:
+        held: list[tuple[np.ndarray, np.ndarray]] = []  # the frame before, this one, the one after
+        frame = -1
+        for frame, image in enumerate(ahead):
+            held.append((image, segmenter(image)))
+            if frame == 1:
+                put(0, *held[0])
+            elif frame > 1:
+                put(frame - 1, held[1][0], steady([probability for _, probability in held]))
+                del held[0]
+        put(frame, *held[-1])
