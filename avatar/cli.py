@@ -7,7 +7,6 @@ are imported inside the commands that need them, so that ``--help`` is quick.
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import tyro
 from rich.markup import escape
 
 from avatar.checks import InputError
+from avatar.cli_bench import JsonFile, bench, write_json_file
 from avatar.console import ProgressDisplay, console
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ Device = Literal["auto", "cpu", "cuda"]
 app = tyro.extras.SubcommandApp()
 
 
+class UsageError(Exception):
+    """The options do not go together in a way that tyro cannot see; ends with exit code 2."""
+
+
 @app.command
 def create(
     video: tyro.conf.Positional[Path],
@@ -41,24 +45,29 @@ def create(
     preset: Preset = "draft",
     device: Device = "auto",
     mask: Path | None = None,
+    mirrored: bool = False,
+    max_side: int = 4096,
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Make an avatar from a clip: capture, track, fit, evaluate, preview. A rerun goes on where it stopped.
 
     Args:
-        video: the clip, any format that FFmpeg reads; 10 to 60 seconds of one person, well lit.
+        video: the clip, any format that FFmpeg reads; 10 to 90 seconds of one person, well lit.
         output: folder for all results; out/CLIPNAME where not given.
         preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
         device: where to compute; auto takes the fastest that works here.
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
+        mirrored: the clip is mirrored, as some selfie apps save it: flip it back.
+        max_side: longer side of the stored frames, pixels; larger ones are scaled down.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
         overwrite: replace what another clip left in the output folder.
         json_file: also write the evaluation to this file.
     """
+    from avatar.export.report import left_out
     from avatar.train.evaluate import STAGES
 
     _need_device(device)
@@ -66,19 +75,30 @@ def create(
     config = _train_config(preset, steps, seed)
     with ProgressDisplay() as report:
         output.mkdir(parents=True, exist_ok=True)
-        captured = _capture([video], output / "me.capture", mask, report, overwrite)
+        captured = _capture(
+            [video],
+            output / "me.capture",
+            report,
+            mask=mask,
+            mirrored=mirrored,
+            max_side=max_side,
+            overwrite=overwrite,
+        )
         avatar = _fit(captured, output / "me.run", config, report, resume="if possible")
         avatar.save(output / "me.avatar")
         result = _evaluate(avatar, captured, output / "me.run" / "eval", report)
     for name in ("eval.json", "preview.mp4", "report.html"):
         _copy(output / "me.run" / "eval" / name, output / name)
-    _write_json(json_file, result)
+    write_json_file(json_file, result)
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {seconds[name]:.0f}" for name in STAGES)
+    psnr = "not measured" if result["psnr"] is None else f"{result['psnr']:.2f} dB"
+    notice = left_out(result)
     console.print(
-        f"\n[bold]Done.[/bold] Held-out PSNR {result['psnr']:.2f} dB over {result['frames']} frames; "
+        f"\n[bold]Done.[/bold] Held-out PSNR {psnr} over {result['frames']} frames; "
         f"{seconds['total']:.0f} s in all ({parts}).\n"
-        f"  {output}/preview.mp4   left the held-out video, right the avatar\n"
+        + (f"{notice}\n" if notice else "")
+        + f"  {output}/preview.mp4   left the held-out video, right the avatar\n"
         f"  {output}/report.html   numbers and pictures; me.capture/report.html on the footage\n"
         f"Look at it from any side:   avatar view {output}/me.avatar\n"
         f"Let it move:                avatar render {output}/me.avatar --drive self --camera orbit "
@@ -89,22 +109,47 @@ def create(
 
 @app.command
 def capture(
-    videos: tyro.conf.Positional[tuple[Path, ...]],
+    videos: tyro.conf.Positional[tuple[Path, ...]] = (),
     /,
-    output: Output,
+    output: OptionalOutput = None,
     mask: Path | None = None,
+    mirrored: bool = False,
+    max_side: int = 4096,
     overwrite: bool = False,
+    guide: bool = False,
 ) -> None:
     """Read a clip, check it, find face and person in every frame, and track the head.
 
     Args:
         videos: the clip (one for now).
-        output: the capture folder to make, by custom NAME.capture.
+        output: the capture folder to make, by custom NAME.capture; needed with a clip.
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
+        mirrored: the clip is mirrored, as some selfie apps save it: flip it back.
+        max_side: longer side of the stored frames, pixels; larger ones are scaled down.
         overwrite: replace what another clip left in the output folder.
+        guide: print the page to follow when filming (what to do, for how long) and do nothing else.
     """
+    if guide:
+        from capture.guide import as_text
+
+        print(as_text(), end="")
+        return
+    if not videos or output is None:
+        missing = "a VIDEO" if not videos else "-o OUTPUT"
+        raise UsageError(
+            f"avatar capture needs {missing}: avatar capture VIDEO -o ME.capture. "
+            "How to film: avatar capture --guide"
+        )
     with ProgressDisplay() as report:
-        captured = _capture(list(videos), output, mask, report, overwrite)
+        captured = _capture(
+            list(videos),
+            output,
+            report,
+            mask=mask,
+            mirrored=mirrored,
+            max_side=max_side,
+            overwrite=overwrite,
+        )
     console.print(f"{captured.frames} frames at {captured.fps:g} frames/s in {output}.")
     console.print(f"Look at {output}/report.html, then: avatar train {output} -o ME.run")
 
@@ -149,25 +194,42 @@ def train(
 def evaluate_command(
     run: tyro.conf.Positional[Path],
     /,
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    max_side: int | None = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure a run's avatar on the held-out frames; write eval.json, preview.mp4 and a contact sheet.
 
     Args:
         run: a folder that `avatar train` made.
+        max_side: longer side at which pictures are compared, pixels; where not given, the one at which
+            the avatar was trained. Numbers taken at different sizes do not compare.
         json_file: also write the numbers to this file; - prints them.
     """
+    from avatar.export.report import left_out
     from avatar.model.avatar import Avatar
 
+    if max_side is not None and max_side < 64:
+        raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
     avatar = Avatar.load(run / "avatar.avatar")
     with ProgressDisplay() as report:
-        result = _evaluate(avatar, _capture_of(run), run / "eval", report)
-    _write_json(json_file, result)
+        result = _evaluate(avatar, _capture_of(run), run / "eval", report, max_side)
+    write_json_file(json_file, result)
     if json_file is None:
-        for key in ("frames", "psnr", "ssim", "flip", "lpips", "lmd_px", "alpha_iou", "gaussians"):
+        for key in (
+            *(
+                "frames",
+                "frames_left_out",
+                "resolution",
+                "psnr",
+                "psnr_all_tracked",
+                "ssim",
+                "flip",
+            ),
+            *("lpips", "lmd_px", "alpha_iou", "gaussians", "render_fps", "animate_render_fps"),
+        ):
             print(f"{key:<20}{result[key]}")
-        for key in ("render_fps", "animate_render_fps"):
-            print(f"{key:<20}{result[key]}")
+    if notice := left_out(result):
+        console.print(notice)
     console.print(f"In {run}/eval: eval.json, preview.mp4, contact_sheet.jpg, report.html")
 
 
@@ -267,56 +329,7 @@ def export(
     console.print(f"{output}: {len(model)} Gaussians")
 
 
-@app.command
-def bench(
-    what: tyro.conf.Positional[Literal["rasterizer"]] = "rasterizer",
-    /,
-    gpu: bool = False,
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    plot: Path | None = None,
-) -> None:
-    """Measure how fast the kernels are on this machine.
-
-    Args:
-        what: which part.
-        gpu: measure the GPU instead, beside gsplat where it is installed.
-        json_file: also write the table to this file; - prints it as JSON.
-        plot: also draw the table into this picture (png, svg or pdf).
-    """
-    from avatar.raster.bench import bench_rasterizer, plot_rows
-
-    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {plot} must end in .png, .svg or .pdf.")
-    with ProgressDisplay() as report:
-        if gpu:
-            from avatar.raster.bench_gpu import bench_gpu
-
-            result = bench_gpu(report=report)
-        else:
-            from avatar.train.bench import avatar_step
-
-            result = bench_rasterizer(avatar_step=avatar_step, report=report)
-    if json_file is None or str(json_file) != "-":
-        names = [
-            *("backend", "n", "size", "threads", "forward_ms", "backward_ms", "loss_ms", "adam_ms"),
-            *("step_ms", "graph_step_ms", "avatar_step_ms", "lanes_per_pair"),
-            *("forward_fma_share", "backward_fma_share", "times_cpu"),
-        ]
-        shown = [name for name in names if any(name in row for row in result["rows"])]
-        print("  ".join(f"{name.removesuffix('_ms'):>9}" for name in shown))
-        for row in result["rows"]:
-            values = (row.get(name, "") for name in shown)
-            texts = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in values)
-            print(
-                "  ".join(
-                    f"{t:>{max(9, len(n.removesuffix('_ms')))}}"
-                    for t, n in zip(texts, shown, strict=True)
-                )
-            )
-        print("Times are medians in milliseconds.")
-    if plot is not None:
-        plot_rows(result["rows"], plot)
-    _write_json(json_file, result)
+app.command(name="bench")(bench)
 
 
 @app.command
@@ -342,7 +355,7 @@ def sample(
 
 
 @app.command
-def doctor(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None) -> None:
+def doctor(json_file: JsonFile = None) -> None:
     """Say what works on this machine, and what to do about what does not.
 
     Args:
@@ -361,7 +374,7 @@ def doctor(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None)
                 else ("[red]no[/red]  " if f.needed else "[yellow]--[/yellow]  ")
             )
             console.print(f"{mark}{f.name:<22}{escape(f.detail)}")
-    _write_json(json_file, result)
+    write_json_file(json_file, result)
     if not result["ok"]:
         raise InputError("Something that the main job needs is missing; see the lines marked 'no'.")
 
@@ -395,11 +408,27 @@ def _need_device(device: Device) -> None:
 
 
 def _capture(
-    videos: list[Path], output: Path, mask: Path | None, report: Any, overwrite: bool = False
+    videos: list[Path],
+    output: Path,
+    report: Any,
+    *,
+    mask: Path | None = None,
+    mirrored: bool = False,
+    max_side: int | None = None,
+    overwrite: bool = False,
 ) -> Capture:
+    from capture.ingest import MIN_SIDE
     from capture.pipeline import CaptureConfig, capture_video
 
-    return capture_video(videos, output, CaptureConfig(mask=mask, overwrite=overwrite), report)
+    config = CaptureConfig(mask=mask, mirrored=mirrored, overwrite=overwrite)
+    if max_side is not None:
+        if max_side < MIN_SIDE:
+            raise InputError(
+                f"--max-side must be at least {MIN_SIDE} pixels, or the face is too small; "
+                f"got {max_side}."
+            )
+        config = replace(config, max_side=max_side)
+    return capture_video(videos, output, config, report)
 
 
 def _fit(captured: Capture, run: Path, config: TrainConfig, report: Any, *, resume: str) -> Avatar:
@@ -414,14 +443,16 @@ def _fit(captured: Capture, run: Path, config: TrainConfig, report: Any, *, resu
     return fit(captured, run, config, resume=again, overwrite=overwrite, report=report)
 
 
-def _evaluate(avatar: Avatar, captured: Capture, output: Path, report: Any) -> dict[str, Any]:
+def _evaluate(
+    avatar: Avatar, captured: Capture, output: Path, report: Any, max_side: int | None = None
+) -> dict[str, Any]:
     """Measure, and write eval.json, preview.mp4, contact_sheet.jpg and report.html to ``output``."""
     import numpy as np
 
     from avatar.export.report import write_picture, write_report
     from avatar.export.video import VideoWriter, contact_sheet
     from avatar.tensorfile import write_json
-    from avatar.train.evaluate import evaluate
+    from avatar.train.evaluate import EvaluateConfig, evaluate
     from capture.landmarks import FaceDetector
 
     begin, end = captured.splits.test
@@ -442,7 +473,12 @@ def _evaluate(avatar: Avatar, captured: Capture, output: Path, report: Any) -> d
                 pairs.append((frame, truth, picture))
 
         result = evaluate(
-            avatar, captured, detect=detector.detect, picture=on_picture, report=report
+            avatar,
+            captured,
+            detect=detector.detect,
+            picture=on_picture,
+            config=EvaluateConfig(max_side=max_side),
+            report=report,
         )
     sheet = contact_sheet(
         [[truth for _, truth, _ in pairs], [picture for _, _, picture in pairs]],
@@ -498,7 +534,7 @@ def _source(
     path = Path(drive)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         folder = output.with_name(f"{path.stem}.capture")
-        drive = str(_capture([path], folder, None, report).path)
+        drive = str(_capture([path], folder, report).path)
     source = open_source(
         drive, model, track=own.track if own else None, audio=own.audio if own else None
     )
@@ -522,18 +558,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _write_json(path: Path | None, value: Any) -> None:
-    """Write a report where ``--json`` asks for it; - is the standard output."""
-    from avatar.tensorfile import write_json
-
-    if path is None:
-        return
-    if str(path) == "-":
-        print(json.dumps(value, indent=1))
-    else:
-        write_json(path, value)
-
-
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 input or environment, 2 usage, 130 interrupted."""
     import torch
@@ -542,6 +566,9 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         app.cli(prog="avatar", description="Personal head avatars made of 3D Gaussians.")
+    except UsageError as error:
+        console.print(f"[bold red]avatar:[/bold red] {escape(str(error))}")
+        sys.exit(2)
     except InputError as error:
         console.print(f"[bold red]avatar:[/bold red] {escape(str(error))}")
         sys.exit(1)

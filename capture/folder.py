@@ -27,6 +27,25 @@ LAYOUT = (
 )  # fmt: skip
 """All that a capture folder holds."""
 
+WORKING_SIDE = 1280
+"""Longer side, pixels, at which faces and masks are looked for in larger frames: the models see 256
+pixels at most, and a tracked point is no better in a picture of 4K, only slower."""
+
+LARGE_SIDE = 2048
+"""Frames with a longer side above this are stored as ``JPEG_LARGE``."""
+
+JPEG = (
+    cv2.IMWRITE_JPEG_QUALITY, 95,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)  # fmt: skip
+"""Full chroma: lips and irises are what halved chroma smears."""
+
+JPEG_LARGE = (
+    cv2.IMWRITE_JPEG_QUALITY, 90,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+)  # fmt: skip
+"""4K comes from the camera with halved chroma, and an iris is large in it: a third of the bytes."""
+
 
 @dataclass
 class Stages:
@@ -128,11 +147,57 @@ def claim(output: Path, sha256: str, overwrite: bool) -> Stages:
     return stages
 
 
+def working_size(width: int, height: int) -> tuple[int, int]:
+    """Return the (width, height) at which frames of a size are looked at: WORKING_SIDE at most.
+
+    One scale serves both sides: of the sizes a little smaller, the one whose shorter side is nearest
+    to a whole number of pixels is taken.
+    """
+    longer, shorter = max(width, height), min(width, height)
+    if longer <= WORKING_SIDE:
+        return width, height
+
+    def rounding(side: int) -> float:
+        exact = shorter * side / longer
+        return abs(exact - round(exact))
+
+    side = min(range(WORKING_SIDE, WORKING_SIDE * 19 // 20, -1), key=rounding)
+    other = max(1, round(shorter * side / longer))
+    return (side, other) if width >= height else (other, side)
+
+
+def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a picture at a smaller (width, height); itself where it has that size."""
+    if (picture.shape[1], picture.shape[0]) == size:
+        return picture
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def jpeg_options(width: int, height: int) -> tuple[int, ...]:
+    """Return how frames of a size are encoded."""
+    return JPEG_LARGE if max(width, height) > LARGE_SIDE else JPEG
+
+
 class Pictures:
     """Frames and masks of a capture that is being made, read when asked for."""
 
     def __init__(self, folder: Path, width: int, height: int) -> None:
+        """Read pictures of ``width`` x ``height`` pixels from a capture's folder."""
         self._folder, self._size = folder, (height, width)
+        self.working_size = working_size(width, height)
+        """(width, height) of what ``working`` and ``working_mask`` return."""
+        self.working_scale = max(self.working_size) / max(width, height)
+        """Pixels of a working picture for one of the stored frame, at most 1."""
+        # JPEG decodes to a half, quarter or eighth at a fraction of the cost; never below the size.
+        modes = {
+            2: cv2.IMREAD_REDUCED_COLOR_2,
+            4: cv2.IMREAD_REDUCED_COLOR_4,
+            8: cv2.IMREAD_REDUCED_COLOR_8,
+        }
+        self._reduction, self._mode = 1, cv2.IMREAD_COLOR
+        for factor, mode in modes.items():
+            if self.working_scale * factor <= 1:
+                self._reduction, self._mode = factor, mode
 
     def frame(self, frame: int) -> np.ndarray:
         """Read a picture, uint8 [H, W, 3] sRGB."""
@@ -144,9 +209,24 @@ class Pictures:
         path = self._folder / "masks" / "cam0" / f"{frame:06d}.png"
         return self._read(path, cv2.IMREAD_GRAYSCALE)
 
-    def _read(self, path: Path, mode: int) -> np.ndarray:
+    def working(self, frame: int) -> tuple[np.ndarray, float]:
+        """Read a picture at the size to work at: (uint8 [h, w, 3] sRGB, ``working_scale``).
+
+        Points of the stored frame times the scale are points of the picture.
+        """
+        path = self._folder / "frames" / "cam0" / f"{frame:06d}.jpg"
+        picture = self._read(path, self._mode, self._reduction)
+        picture = cv2.cvtColor(shrink(picture, self.working_size), cv2.COLOR_BGR2RGB)
+        return picture, self.working_scale
+
+    def working_mask(self, frame: int) -> np.ndarray:
+        """Read a person mask at the size to work at, uint8 [h, w]."""
+        return shrink(self.mask(frame), self.working_size)
+
+    def _read(self, path: Path, mode: int, reduction: int = 1) -> np.ndarray:
         picture = cv2.imread(str(path), mode)
-        if picture is None or picture.shape[:2] != self._size:
+        expected = tuple(-(-side // reduction) for side in self._size)
+        if picture is None or picture.shape[:2] != expected:
             raise InputError(
                 f"{path} cannot be read or has another size than the capture. Remove "
                 f"{self._folder} and run the same command again."

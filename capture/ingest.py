@@ -1,4 +1,4 @@
-"""Decode a clip into upright 8-bit sRGB pictures at a constant rate, and its sound into a wave file.
+"""Decode a clip into upright 8-bit sRGB pictures at a constant rate, and find its sound.
 
 Everything that a phone, a webcam or an editor does to a clip is undone here, so that later stages
 see plain pictures: rotation and mirroring in the display matrix, non-square pixels, variable frame
@@ -8,7 +8,6 @@ rates, studio range, 10-bit HDR, sizes past what training uses.
 from __future__ import annotations
 
 import math
-import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,13 +21,11 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from avatar.checks import InputError
-from avatar.tensorfile import atomic_path
 from capture.colour import HDR, to_srgb
+from capture.sound import AUDIO_RATE as AUDIO_RATE  # handed on to whoever reads audio.wav
+from capture.sound import write_sound
 
 FrameT = TypeVar("FrameT", av.VideoFrame, av.AudioFrame)
-
-AUDIO_RATE = 16000
-"""Samples a second of audio.wav: what speech models take."""
 
 MIN_FRAMES = 40
 """Fewer usable frames than this are no clip: nothing can be held out or smoothed."""
@@ -56,13 +53,16 @@ DEMUXERS = (
 class IngestConfig:
     """How a clip becomes frames."""
 
-    max_side: int = 1280
+    max_side: int = 4096
     """Longer side of the stored frames in pixels; larger pictures are scaled down, never up."""
     max_fps: float = 45.0
     """Clips of a higher rate are thinned by the smallest whole number that brings them under it:
     50 and 60 frames/s become 25 and 30. Set it above the clip's rate to keep every frame."""
     max_frames: int | None = None
     """Keep only so many frames from the start of the clip; None keeps all."""
+    mirrored: bool = False
+    """The clip shows its scene mirrored, as some selfie apps save it (writing reads backwards): flip
+    it back. Nothing in the pixels of a face tells, so it cannot be found out."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class ClipInfo:
     rotation: int
     """Degrees (0, 90, 180, 270) by which coded pictures are turned counterclockwise."""
     mirrored: bool
-    """The display matrix also flips the pictures left to right (after the rotation)."""
+    """Pictures are flipped left to right after the rotation: by the display matrix, or by
+    ``IngestConfig.mirrored``, or, where both say so, not at all."""
     hdr: bool
     """The clip is coded in HLG or PQ and is tone-mapped to sRGB."""
     variable_rate: bool
@@ -110,12 +111,20 @@ class ClipInfo:
 
     @property
     def summary(self) -> str:
-        """One line for people: size, rate, length, codec."""
-        sound = "with sound" if self.has_audio else "without sound"
-        return (
-            f"{self.source_width}x{self.source_height}, {self.source_fps:.4g} frames/s, "
-            f"{self.duration_s:.1f} s, {self.codec}, {sound}"
-        )
+        """One line for people: size, rate, length, codec, and what was done about its kind."""
+        step = round(self.source_fps / self.fps)
+        parts = [
+            f"{self.source_width}x{self.source_height}",
+            f"{self.source_fps:.4g} frames/s" + (f" (every {_nth(step)} kept)" if step > 1 else ""),
+            f"{self.duration_s:.1f} s",
+            self.codec,
+            "HDR, tone-mapped" if self.hdr else "",
+            "variable frame rate, evened out" if self.variable_rate else "",
+            f"turned by {self.rotation} degrees" if self.rotation else "",
+            "flipped left to right" if self.mirrored else "",
+            "with sound" if self.has_audio else "without sound",
+        ]
+        return ", ".join(filter(None, parts))
 
 
 def probe(video: Path, config: IngestConfig = IngestConfig()) -> ClipInfo:
@@ -186,7 +195,7 @@ def probe(video: Path, config: IngestConfig = IngestConfig()) -> ClipInfo:
         duration_s=span + 1 / source_fps,
         start_s=float(times[0]),
         rotation=rotation,
-        mirrored=mirrored,
+        mirrored=mirrored != config.mirrored,
         hdr=first.color_trc in HDR,
         variable_rate=variable,
         interlaced=bool(first.interlaced_frame),
@@ -253,56 +262,8 @@ def extract_audio(
         stream = next((s for s in container.streams.audio if _usable_audio(s)), None)
         if stream is None:
             return False
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=AUDIO_RATE)
-        limit = None if duration_s is None else round(duration_s * AUDIO_RATE)
-        decoded = False
-        with atomic_path(Path(wav)) as temporary, wave.open(str(temporary), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(AUDIO_RATE)
-            written = 0
-
-            def put(samples: np.ndarray) -> None:
-                nonlocal written
-                if limit is not None:
-                    samples = samples[: max(0, limit - written)]
-                file.writeframes(samples.tobytes())
-                written += len(samples)
-
-            def sound_of(frame: av.AudioFrame | None) -> np.ndarray:
-                parts = [part.to_ndarray().reshape(-1) for part in resampler.resample(frame)]
-                return np.concatenate(parts) if parts else np.zeros(0, np.int16)
-
-            skip = 0
-            handed_in = 0.0  # seconds of sound given to the resampler or replaced by silence
-            for time_s, frame in _decode(container, stream, av.AudioFrame):
-                if limit is not None and written >= limit:
-                    break
-                offset = time_s - start_s
-                if not decoded:
-                    decoded = True
-                    if offset < 0:
-                        skip = round(-offset * AUDIO_RATE)
-                    handed_in = offset
-                    if offset > 0:
-                        put(np.zeros(round(offset * AUDIO_RATE), np.int16))
-                elif offset - handed_in > 0.05:
-                    gap = np.zeros(round((offset - handed_in) * AUDIO_RATE), np.int16)
-                    put(gap[skip:])
-                    skip = max(0, skip - len(gap))
-                    handed_in = offset
-                frame.pts = None  # the resampler must not act on stamps a second time
-                samples = sound_of(frame)
-                handed_in += frame.samples / frame.sample_rate
-                put(samples[skip:])
-                skip = max(0, skip - len(samples))
-            if decoded:
-                put(sound_of(None)[skip:])
-                if limit is not None:
-                    put(np.zeros(limit - written, np.int16))
-        if not decoded:
-            Path(wav).unlink(missing_ok=True)
-        return decoded
+        frames = _decode(container, stream, av.AudioFrame)
+        return write_sound(frames, Path(wav), start_s=start_s, duration_s=duration_s)
 
 
 def open_video(video: Path) -> InputContainer:
@@ -363,7 +324,8 @@ def frame_rate(times: np.ndarray) -> tuple[float, bool]:
     span = float(times[-1] - times[0])
     near = np.abs(steps - np.median(steps)) <= 0.2 * np.median(steps)
     if near.mean() >= 0.8:
-        rate = round(span / float(steps[near].mean())) / span
+        # Every step is a whole number of the usual one, whatever the stamps tremble.
+        rate = float(np.round(steps / steps[near].mean()).clip(1).sum()) / span
     else:
         rate = len(steps) / span
     grid = np.round((times - times[0]) * rate)
@@ -386,6 +348,10 @@ def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
         # x, which is taken out here.
         a = -a
     return round(math.degrees(math.atan2(-b, a)) / 90) % 4 * 90, mirrored
+
+
+def _nth(step: int) -> str:
+    return {2: "2nd", 3: "3rd"}.get(step, f"{step}th")
 
 
 def _even(side: float) -> int:

@@ -1,4 +1,4 @@
-"""Find the 478 face points of every picture with MediaPipe Face Mesh, and keep to one person.
+"""Find the 478 face points of every face in a picture with MediaPipe Face Mesh.
 
 The models travel in the mediapipe wheel. Points are pixels of the picture given, z in the same
 unit (MediaPipe's relative depth, smaller is nearer).
@@ -10,17 +10,12 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import mediapipe as mp
 import numpy as np
-import torch
-
-from avatar.capture_data import Landmarks
-from avatar.types import Progress, Reporter, ignore_progress
 
 POINTS = 478
 """Face Mesh with refined eyes and lips: 468 points of the skin and two irises of five."""
@@ -212,113 +207,3 @@ def describe_models() -> str:
         with solutions.selfie_segmentation.SelfieSegmentation(model_selection=1) as segmenter:
             segmenter.process(np.zeros((64, 64, 3), np.uint8))
     return f"MediaPipe {mp.__version__}: face mesh ({POINTS} points), person mask"  # type: ignore[attr-defined]
-
-
-@dataclass
-class _Person:
-    frames: list[int]
-    faces: list[np.ndarray]
-    weight: float
-
-
-class PersonFollower:
-    """Collects all faces of a clip frame by frame and at the end picks the main person."""
-
-    def __init__(self, width: int, height: int) -> None:
-        """Follow faces in pictures of ``width`` x ``height`` pixels."""
-        self._width, self._height = width, height
-        self._people: list[_Person] = []
-        self._frames = 0
-
-    def add(self, faces: list[np.ndarray]) -> None:
-        """Take the faces of the next frame (possibly none)."""
-        frame = self._frames
-        self._frames += 1
-        free = list(range(len(faces)))
-        # Faces go to whom they overlap best; the best match of all first.
-        pairs = sorted(
-            (
-                (overlap(box_of(faces[i]), box_of(person.faces[-1])), i, k)
-                for k, person in enumerate(self._people)
-                for i in free
-            ),
-            reverse=True,
-        )
-        taken: set[int] = set()
-        for value, i, k in pairs:
-            if value > 0.1 and i in free and k not in taken:
-                self._extend(self._people[k], frame, faces[i])
-                free.remove(i)
-                taken.add(k)
-        for i in free:
-            person = _Person([], [], 0.0)
-            self._extend(person, frame, faces[i])
-            self._people.append(person)
-
-    def _extend(self, person: _Person, frame: int, face: np.ndarray) -> None:
-        person.frames.append(frame)
-        person.faces.append(face)
-        person.weight += prominence(face, self._width, self._height)
-
-    def result(self) -> FollowedFace:
-        """Return the main person's points, and in how many frames somebody else was seen."""
-        points = np.zeros((self._frames, POINTS, 3), np.float32)
-        valid = np.zeros(self._frames, bool)
-        others = np.zeros(self._frames, bool)
-        people = sorted(self._people, key=lambda person: person.weight, reverse=True)
-        if people:
-            size = _width_px(people[0])
-            for person in people:
-                # The person may leave and come back elsewhere: a later stretch of about the same
-                # size, in frames where the main face is missing, is taken for the same person.
-                frames = np.array(person.frames)
-                same = person is people[0] or (
-                    not valid[frames].any() and 0.6 < _width_px(person) / size < 1.7
-                )
-                if same:
-                    points[frames] = np.stack(person.faces)
-                    valid[frames] = True
-                else:
-                    others[frames] = True
-        return FollowedFace(
-            Landmarks(torch.from_numpy(points), torch.from_numpy(valid)), int(others.sum())
-        )
-
-
-@dataclass(frozen=True)
-class FollowedFace:
-    """The main person's points, and how often others were in the picture."""
-
-    landmarks: Landmarks
-    """Points and valid flags of every frame."""
-    frames_with_others: int
-    """Frames in which another face was seen too."""
-
-
-def _width_px(person: _Person) -> float:
-    return float(np.median([np.ptp(face[:, 0]) for face in person.faces]))
-
-
-def detect_landmarks(
-    images: Iterable[np.ndarray],
-    width: int,
-    height: int,
-    report: Reporter = ignore_progress,
-    *,
-    total: int = 0,
-) -> FollowedFace:
-    """Detect the main person's face points in the pictures of a clip.
-
-    Args:
-        images: uint8 [height, width, 3] sRGB, in order of time.
-        width: pixels.
-        height: pixels.
-        report: progress listener.
-        total: number of images where known, for the progress bar.
-    """
-    follower = PersonFollower(width, height)
-    with FaceDetector() as detector:
-        for count, image in enumerate(images, 1):
-            follower.add(detector.faces(image))
-            report(Progress("landmarks", count, total))
-    return follower.result()

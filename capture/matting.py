@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,15 +16,27 @@ from avatar.checks import InputError
 from avatar.types import Progress, Reporter
 from capture.folder import Pictures, fresh_folder, write_image
 from capture.ingest import ClipInfo, read_frames
-from capture.matte import Segmenter, refine, steady
+from capture.matte import Segmenter, follow, refine, steady
+from capture.matte_background import Background, learn_background
+from capture.matte_border import matte_size
 from capture.quality import FrameLook, look_at_face
 from capture.threads import Writer, prefetched
+
+LOOKS = 6
+"""Looks of the segmenter at each picture that the background is learnt from: they are few, and a
+mistake there goes into every frame."""
 
 
 def make_masks(
     ingest: dict[str, Any], mask: ClipInfo | None, output: Path, report: Reporter
 ) -> dict[str, Any]:
-    """Write a mask for every frame, and measure every frame's face while it is in memory."""
+    """Write a mask for every frame, and measure every frame's face while it is in memory.
+
+    Returns:
+        ``looks``: each field of ``FrameLook`` as a list over frames. ``background``: the share of
+        the picture of which the background is known; 0 where the camera moves, None where the mask
+        was given. ``seconds``.
+    """
     start = time.perf_counter()
     frames: int = ingest["frames"]
     size = (ingest["width"], ingest["height"])
@@ -39,9 +51,11 @@ def make_masks(
     pictures = Pictures(output, *size)
     looks: list[FrameLook | None] = [None] * frames
 
+    backdrop: Background | None = None
+
     def finish(frame: int, image: np.ndarray, coarse: np.ndarray) -> None:
         face = points[frame] if valid[frame] else None
-        soft = refine(image, coarse, face) if mask is None else coarse
+        soft = refine(image, coarse, face, backdrop) if mask is None else coarse
         write_image(folder / f"{frame:06d}.png", soft, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         looks[frame] = None if face is None else look_at_face(image, face)
 
@@ -53,7 +67,14 @@ def make_masks(
             report(Progress("matte", frame + 1, frames))
 
         if mask is None:
-            _segment(images, hand_on)
+            with Segmenter() as segmenter:
+                backdrop = learn_background(
+                    lambda frame: pictures.working(frame)[0],
+                    lambda image: segmenter(image, looks=LOOKS),
+                    frames,
+                    matte_size(*size),
+                )
+                _segment(segmenter, backdrop, images, hand_on)
         else:
             with prefetched(zip(images, read_frames(mask), strict=False)) as pairs:
                 count = 0
@@ -72,22 +93,48 @@ def make_masks(
             field.name: [None if look is None else getattr(look, field.name) for look in looks]
             for field in fields(FrameLook)
         },
+        "background": None if mask is not None else backdrop.share if backdrop else 0.0,
         "seconds": {"matte": time.perf_counter() - start},
     }
 
 
 def _segment(
-    images: Iterable[np.ndarray], put: Callable[[int, np.ndarray, np.ndarray], None]
+    segmenter: Segmenter,
+    backdrop: Background | None,
+    images: Iterable[np.ndarray],
+    put: Callable[[int, np.ndarray, np.ndarray], None],
 ) -> None:
     """Hand each frame's number, picture and steadied probability on; one frame behind."""
-    with Segmenter() as segmenter, prefetched(images) as ahead:
-        held: list[tuple[np.ndarray, np.ndarray]] = []  # the frame before, this one, the one after
+
+    def rough(image: np.ndarray) -> _Rough:
+        probability = segmenter(image)
+        if backdrop is not None:
+            probability = backdrop.judge(image, probability)
+        height, width = probability.shape
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        return _Rough(image, small, probability)
+
+    with prefetched(images, depth=2) as ahead:  # they may be 4K: 25 MiB each
+        held: list[_Rough] = []  # the frame before, this one, the one after
         frame = -1
         for frame, image in enumerate(ahead):
-            held.append((image, segmenter(image)))
+            held.append(rough(image))
             if frame == 1:
-                put(0, *held[0])
+                put(0, held[0].image, held[0].probability)
             elif frame > 1:
-                put(frame - 1, held[1][0], steady([probability for _, probability in held]))
+                here = held[1]
+                moved = [follow(here.small, one.small, one.probability) for one in held[::2]]
+                put(frame - 1, here.image, steady([moved[0], here.probability, moved[1]]))
                 del held[0]
-        put(frame, *held[-1])
+        put(frame, held[-1].image, held[-1].probability)
+
+
+class _Rough(NamedTuple):
+    """A frame and what is known of its person before the edge is made."""
+
+    image: np.ndarray
+    """uint8 [H, W, 3] sRGB."""
+    small: np.ndarray
+    """uint8 [h, w, 3], the same, reduced."""
+    probability: np.ndarray
+    """float32 [h, w] of person."""

@@ -4,61 +4,49 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
+import torch
 
 from avatar import __version__
-from avatar.capture_data import Capture, Landmarks, Splits
+from avatar.capture_data import Capture, Landmarks, Splits, Track
 from avatar.checks import InputError
-from avatar.tensorfile import write_json
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.folder import (
     Pictures,
     Stages,
     claim,
     disk_errors,
-    fresh_folder,
     is_complete,
     key_of,
     sha256_of,
-    write_image,
 )
-from capture.ingest import (
-    MIN_FRAMES,
-    ClipInfo,
-    IngestConfig,
-    extract_audio,
-    probe,
-    read_frames,
-)
-from capture.landmarks import FaceDetector, PersonFollower
+from capture.ingest import ClipInfo, IngestConfig, probe
+from capture.ingesting import make_frames
 from capture.matting import make_masks
 from capture.summary import finish
-from capture.threads import Writer, prefetched
 from capture.track.config import TrackConfig
-from capture.track.fit import fit_track
-
-JPEG = [
-    cv2.IMWRITE_JPEG_QUALITY, 95,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-]  # fmt: skip
-"""Full chroma: lips and irises are what halved chroma smears."""
+from capture.track.fit import TOO_FEW, fit_track
+from capture.validity import Validity, judge_frames
 
 
 @dataclass(frozen=True)
 class CaptureConfig:
     """How a clip becomes a capture."""
 
-    max_side: int = 1280
-    """Longer side of the stored frames in pixels; larger pictures are scaled down, never up."""
+    max_side: int = 4096
+    """Longer side of the stored frames in pixels; larger pictures are scaled down, never up. Faces,
+    masks and track are found at 1280 pixels at most, whatever this is."""
     max_fps: float = 45.0
     """Clips of a higher rate are thinned by the smallest whole number that brings them under it:
     50 and 60 frames/s become 25 and 30."""
     max_frames: int | None = None
     """Keep only so many frames from the start of the clip; None keeps all."""
+    mirrored: bool = False
+    """The clip is mirrored, as some selfie apps save it (writing on a shirt reads backwards): flip it
+    back. A face alone does not tell, so it cannot be found out."""
     mask: Path | None = None
     """A clip of the person's mask (white on black), as many pictures as the video; None makes the
     mask from the video."""
@@ -69,7 +57,7 @@ class CaptureConfig:
     @property
     def ingest(self) -> IngestConfig:
         """The part that decides the frames."""
-        return IngestConfig(self.max_side, self.max_fps, self.max_frames)
+        return IngestConfig(self.max_side, self.max_fps, self.max_frames, self.mirrored)
 
 
 def capture_video(
@@ -104,7 +92,7 @@ def capture_video(
         stages = claim(output, sha256, config.overwrite)
         ingest = _ingest_stage(stages, clip, output, config, report)
         matte = _matte_stage(stages, ingest, mask, output, report)
-        track = _track_stage(stages, ingest, output, report)
+        track = _track_stage(stages, ingest, matte, output, report)
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             finish(clip, sha256, ingest, matte, track, output)
     return Capture(output)
@@ -122,7 +110,7 @@ def _ingest_stage(
         )
 
     key = key_of(__version__, stages.source_sha256, asdict(config.ingest))
-    return stages.run("ingest", key, stands, lambda: _ingest(clip, output, report))
+    return stages.run("ingest", key, stands, lambda: make_frames(clip, output, report))
 
 
 def _matte_stage(
@@ -142,82 +130,66 @@ def _matte_stage(
 
 
 def _track_stage(
-    stages: Stages, ingest: dict[str, Any], output: Path, report: Reporter
+    stages: Stages, ingest: dict[str, Any], matte: dict[str, Any], output: Path, report: Reporter
 ) -> dict[str, Any]:
     def make() -> dict[str, Any]:
         start = time.perf_counter()
         report(Progress("track", 0, ingest["frames"]))
-        frames = Pictures(output, ingest["width"], ingest["height"])
+        size = (ingest["width"], ingest["height"])
+        pictures = Pictures(output, *size)
+        landmarks = Landmarks.load(output / "landmarks.safetensors")
+        splits = Splits.default(ingest["frames"])
+        scale = pictures.working_scale
         track = fit_track(
-            Landmarks.load(output / "landmarks.safetensors"),
-            frame=frames.frame,
-            mask=frames.mask,
-            width=ingest["width"],
-            height=ingest["height"],
+            Landmarks(landmarks.points * scale, landmarks.valid),
+            frame=lambda frame: pictures.working(frame)[0],
+            mask=pictures.working_mask,
+            width=pictures.working_size[0],
+            height=pictures.working_size[1],
             fps=ingest["fps"],
-            splits=Splits.default(ingest["frames"]),
+            splits=splits,
             report=report,
         )
-        track.save(output / "track.safetensors")
-        return {"seconds": {"track": time.perf_counter() - start}}
+        track = _in_stored_pixels(track, scale)
+        judged = judge_frames(
+            landmarks,
+            track,
+            matte["looks"]["sharpness"],
+            width=size[0],
+            height=size[1],
+            others=ingest["frames_of_others"],
+        )
+        _check_enough(judged, splits)
+        replace(track, valid=torch.from_numpy(judged.valid)).save(output / "track.safetensors")
+        return {"invalid": judged.reasons, "seconds": {"track": time.perf_counter() - start}}
 
     key = key_of(stages.key("matte"), asdict(TrackConfig()))
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 
-def _ingest(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any]:
-    """Decode once: frames to disk, landmarks, sound, splits."""
-    start = time.perf_counter()
-    folder = fresh_folder(output / "frames")
-    for name in ("audio.wav", "landmarks.safetensors", "track.safetensors", "splits.json"):
-        (output / name).unlink(missing_ok=True)
-    follower = PersonFollower(clip.width, clip.height)
-    detecting = 0.0
-    frames = 0
-    with FaceDetector() as detector, Writer() as writer, prefetched(read_frames(clip)) as images:
-        for image in images:
-            writer.put(write_image, folder / f"{frames:06d}.jpg", image[..., ::-1], JPEG)
-            before = time.perf_counter()
-            follower.add(detector.faces(image))
-            detecting += time.perf_counter() - before
-            frames += 1
-            report(Progress("ingest", frames, clip.frames))
-    if frames < MIN_FRAMES:
-        raise InputError(
-            f"{clip.path} gave {frames} usable frame{'s' * (frames != 1)}; a capture needs at least "
-            f"{MIN_FRAMES}. The file may be cut off: copy it from the camera again."
-        )
-    followed = follower.result()
-    if not followed.landmarks.valid.any():
-        raise InputError(
-            f"{clip.path} shows no face in any of its {frames} frames. Film one person facing the "
-            f"camera, the head about half the picture's height, in even light."
-        )
-    followed.landmarks.save(output / "landmarks.safetensors")
-    write_json(output / "splits.json", asdict(Splits.default(frames)))
-    has_audio = clip.has_audio and extract_audio(
-        clip.path, output / "audio.wav", start_s=clip.start_s, duration_s=frames / clip.fps
+def _in_stored_pixels(track: Track, scale: float) -> Track:
+    """Turn a track in working pixels, ``scale`` of them for one of a stored frame, into stored ones."""
+    if scale == 1:
+        return track
+    K = track.K.clone()
+    K[:, :2] /= scale
+    return replace(
+        track, K=K, landmarks_px=track.landmarks_px / scale, residual_px=track.residual_px / scale
     )
-    seconds = time.perf_counter() - start
-    warnings = []
-    if frames < clip.frames:
-        warnings.append(
-            f"The clip is cut off or damaged: {frames} of {clip.frames} frames could be read. "
-            f"Those are used; copy the file from the camera again if more is wanted."
-        )
-    if clip.interlaced:
-        warnings.append("The clip is interlaced, which combs what moves: film progressive video.")
-    return {
-        "frames": frames,
-        "fps": clip.fps,
-        "width": clip.width,
-        "height": clip.height,
-        "audio": has_audio,
-        "frames_with_others": followed.frames_with_others,
-        "warnings": warnings,
-        # One pass does both: what the detector did not take is decoding, encoding and sound.
-        "seconds": {"ingest": seconds - detecting, "landmarks": detecting},
-    }
+
+
+def _check_enough(judged: Validity, splits: Splits) -> None:
+    """Refuse a clip of which too few training frames can be trusted."""
+    begin, end = splits.train
+    usable = int(judged.valid[begin:end].sum())
+    if usable >= TOO_FEW:
+        return
+    counts = ", ".join(f"{len(frames)} {reason}" for reason, frames in judged.reasons.items())
+    raise InputError(
+        f"Only {usable} of the clip's {end - begin} training frames can be used, and {TOO_FEW} are "
+        f"needed (of all frames, {counts}). Film again: the whole face in the picture, in good light, "
+        f"turned less than to the side."
+    )
 
 
 def _only_video(videos: Sequence[Path]) -> Path:

@@ -2,64 +2,82 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import cv2
 import numpy as np
-import torch
 
 from avatar.capture_data import Landmarks, Track
-from avatar.rig.arkit import ARKIT_NAMES
+from avatar.rig.arkit import ARKIT_GROUPS, ARKIT_NAMES
 from avatar.tensorfile import write_bytes
-from capture.matte import FACE_OVAL
-
-THUMBNAILS = 10
-"""Frames on the contact sheet, evenly over the clip."""
-
-THUMBNAIL_HEIGHT = 360
-"""Pixels of each picture of the contact sheet."""
+from capture.report_charts import frame_ranges, occupancy, plot, reach_bars
+from capture.report_judge import Advice, advise
+from capture.report_pictures import Pictures, contact_sheet, worst_sheet
+from capture.report_track import (
+    COMMON_SIDE,
+    common_scale,
+    expression_reach,
+    gaze_map,
+    jitter,
+    residuals_by_region,
+    track_angles,
+    turns_map,
+)
 
 CURVES = 6
 """Expression coefficients that are drawn: those that vary the most."""
 
-COLOURS = ("#3b82f6", "#ef4444", "#10b981", "#f59e0b", "#a855f7", "#ec4899")
+POSES = 6
+"""Most poses that the advice names."""
 
 STYLE = """
 :root{color-scheme:light dark;--line:#8883;--soft:#8881;--ok:#15803d;--warn:#b45309;--bad:#b91c1c}
 @media(prefers-color-scheme:dark){:root{--ok:#4ade80;--warn:#fbbf24;--bad:#f87171}}
-body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
-h1{margin-bottom:.2rem}h2{margin-top:2.2rem;font-size:1.2rem}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;
+overflow-wrap:break-word}
+h1{margin-bottom:.2rem;line-height:1.2}h2{margin-top:2.2rem;font-size:1.2rem}
+h3{font-size:1rem;margin:.8rem 0 .3rem}
 p.facts{opacity:.75;margin-top:0}
 table{border-collapse:collapse;width:100%}
 td,th{padding:.35rem .8rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-th{font-weight:600;white-space:nowrap}
+th{font-weight:600}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.q th{min-width:11rem}.q td.n{white-space:normal;min-width:6rem}.q td.v{min-width:5rem}
 .v{font-weight:700}.ok{color:var(--ok)}.warn{color:var(--warn)}.bad{color:var(--bad)}
 .note{background:var(--soft);border-left:4px solid var(--warn);padding:.5rem 1rem;margin:.6rem 0}
+ol.advice li{margin:.5rem 0}ol.advice ul{margin:.2rem 0;padding-left:1.2rem}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(12rem,1fr));gap:.6rem}
+.worst{grid-template-columns:repeat(auto-fill,minmax(15rem,1fr))}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.6rem}
+.tiles div{background:var(--soft);border-radius:8px;padding:.5rem .8rem}
+.tiles b{display:block;font-size:1.35rem;line-height:1.3}.tiles small{display:block}
+.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1.5rem}
 figure{margin:0}figure img{width:100%;height:auto;border-radius:6px;display:block}
 figcaption,.legend,small{font-size:.85rem;opacity:.75}
-svg{width:100%;height:auto;display:block}.legend span{margin-right:1.2rem;white-space:nowrap}
+svg{width:100%;height:auto;display:block}.map{max-width:30rem}
+.wide{overflow-x:auto}.wide svg{min-width:36rem}
+.legend span{margin-right:1.2rem;white-space:nowrap}
 .bar{background:#3b82f6;height:.8rem;border-radius:3px;min-width:2px}
+.groups{columns:19rem;column-gap:2rem}.groups>div{break-inside:avoid}.groups h3{margin-top:0}
+.reach{display:grid;grid-template-columns:10.5rem 1fr 2.6rem;gap:.5rem;align-items:center;
+font-size:.85rem}
+.reach b{font-weight:400;text-align:right;font-variant-numeric:tabular-nums}
+.track{background:var(--soft);border-radius:4px;height:.7rem;overflow:hidden}
+.fill{height:100%}.strong{background:#15803d}.some{background:#3b82f6}.none{background:#8886}
+@media(max-width:40rem){
+.q tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid var(--line);padding:.4rem 0}
+.q td,.q th{border:0;padding:.1rem .2rem;min-width:0}
+.q td.v{grid-column:1/3}.q td:last-child{grid-column:1/3}
+td,th{padding:.35rem .4rem}
+.sheet{grid-template-columns:repeat(auto-fill,minmax(9rem,1fr))}
+.worst{grid-template-columns:1fr}
+}
 """
 
 WORDS = {"ok": "good", "warn": "could be better", "bad": "film again"}
-
-
-class Pictures(Protocol):
-    """Gives the capture's pictures."""
-
-    def frame(self, frame: int) -> np.ndarray:
-        """Return uint8 [H, W, 3] sRGB."""
-        ...
-
-    def mask(self, frame: int) -> np.ndarray:
-        """Return uint8 [H, W]."""
-        ...
 
 
 def write_capture_report(
@@ -79,13 +97,15 @@ def write_capture_report(
         landmarks: raw detections.
         track: the track.
         pictures: reads frames and masks.
-        header: the fields of capture.json.
+        header: the fields of capture.json; ``focal`` and ``invalid`` may be missing.
         facts: one line about the source clip.
         sharpness: [F] ``FrameLook.sharpness``; NaN where no face was measured.
     """
     quality, seconds = header["quality"], header["seconds"]
     frames, fps, camera = header["frames"], header["fps"], header["cameras"][0]
     overall = quality["overall"]
+    tracked = bool(track.valid.any())
+    reach = expression_reach(track) if tracked else {}
     warnings = "".join(f'<p class="note">{html.escape(w)}</p>' for w in header["warnings"])
     sections = [
         f"<h1>Capture of {html.escape(header['source'])}</h1>",
@@ -93,11 +113,28 @@ def write_capture_report(
         f"{camera['height']} at {fps:.4g} frames/s, {sum(seconds.values()):.1f} s of work.</p>",
         f'<p>Footage: <span class="v {overall}">{WORDS[overall]}</span>. {_tracked(track)}</p>',
         warnings,
+        "<h2>What to film again, what gains most first</h2>",
+        _advice(advise(quality["items"], reach)),
         "<h2>Footage</h2>",
         _quality_table(quality["items"]),
+    ]
+    if tracked:
+        sections += [
+            "<h2>Track</h2>",
+            _tiles(track, camera["width"], camera["height"], header.get("focal")),
+            *_residuals(track, camera["width"], camera["height"]),
+            "<h2>Worst frames</h2>",
+            "<p>The largest residuals, half a second apart at least. Light blue: detected points; orange: "
+            "the model's outline; yellow: the way between.</p>",
+            f'<div class="sheet worst">{"".join(worst_sheet(pictures, track))}</div>',
+        ]
+    sections += [_left_out(track, header.get("invalid") or {})]
+    if tracked:
+        sections += _coverage(track, reach)
+    sections += [
         "<h2>Frames, landmarks and mask</h2>",
-        f'<div class="sheet">{"".join(_thumbnails(pictures, landmarks, track))}</div>',
-        *_curves(track, fps),
+        f'<div class="sheet">{"".join(contact_sheet(pictures, landmarks, track))}</div>',
+        *(_curves(track) if tracked else []),
         "<h2>Sharpness of the face</h2>",
         plot({"sharpness": sharpness}, fps, unit="no unit; 0.12 is good", span=(0.0, 0.25)),
         "<h2>Time</h2>",
@@ -110,78 +147,6 @@ def write_capture_report(
         f"{''.join(sections)}</body></html>\n"
     )
     write_bytes(path, page.encode())
-
-
-def plot(
-    curves: Mapping[str, np.ndarray],
-    fps: float,
-    *,
-    unit: str,
-    span: tuple[float, float] | None = None,
-) -> str:
-    """Draw curves over time as inline SVG with a legend.
-
-    Args:
-        curves: name to [F]; NaN breaks the line. At most as many as COLOURS.
-        fps: frames a second.
-        unit: of the values, for the axis.
-        span: lowest and highest value shown; None fits the curves.
-    """
-    width, height, left, bottom, top = 960, 220, 52, 24, 10
-    known = np.concatenate([c[np.isfinite(c)] for c in curves.values()])
-    if not len(known):
-        return "<p>Nothing was measured.</p>"
-    low, high = span or (float(known.min()), float(known.max()))
-    if high - low < 1e-6:
-        low, high = low - 0.5, high + 0.5
-    frames = len(next(iter(curves.values())))
-    parts = []
-    for share in (0.0, 0.5, 1.0):
-        y = top + (1 - share) * (height - top - bottom)
-        parts.append(
-            f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
-            f'stroke-opacity=".15"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" '
-            f'font-size="12" fill="currentColor">{low + share * (high - low):.3g}</text>'
-        )
-    length = frames / fps
-    step = next((s for s in (1, 2, 5, 10, 20, 30, 60, 120, 300) if length / s <= 12), 600)
-    for second in np.arange(0, length, step):
-        x = left + second / length * (width - left)
-        parts.append(
-            f'<text x="{x:.1f}" y="{height - 6}" font-size="12" fill="currentColor" '
-            f'text-anchor="middle">{second:g} s</text>'
-        )
-    for colour, curve in zip(COLOURS, curves.values(), strict=False):
-        x = left + np.arange(frames) / max(frames - 1, 1) * (width - left)
-        clipped = np.clip((curve - low) / (high - low), -0.02, 1.02)
-        y = top + (1 - clipped) * (height - top - bottom)
-        good = np.isfinite(curve)
-        for run in np.split(np.arange(frames), np.flatnonzero(np.diff(good.astype(int))) + 1):
-            if good[run[0]]:
-                points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[run], y[run], strict=True))
-                parts.append(
-                    f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-                )
-    legend = "".join(
-        f'<span><b style="color:{colour}">&#9644;</b> {html.escape(name)}</span>'
-        for colour, name in zip(COLOURS, curves, strict=False)
-    )
-    label = html.escape(", ".join(curves))
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-        f'<div class="legend">{legend}<span>({html.escape(unit)})</span></div>'
-    )
-
-
-def track_angles(track: Track) -> np.ndarray:
-    """Return the head's yaw (to the subject's left), pitch (up), roll (to the subject's left
-    shoulder) towards camera 0, degrees [F, 3]; zero when the face looks along the optical axis."""
-    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-    R = (flip @ track.T_cam_world[0, :3, :3] @ track.T_world_head[:, :3, :3]).numpy()
-    yaw = np.arctan2(R[:, 0, 2], R[:, 2, 2])
-    pitch = np.arcsin(np.clip(R[:, 1, 2], -1, 1))
-    roll = np.arctan2(-R[:, 1, 0], R[:, 1, 1])
-    return np.degrees(np.stack([yaw, pitch, roll], 1))
 
 
 def _tracked(track: Track) -> str:
@@ -201,6 +166,28 @@ def _number(value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
+def _advice(advice: list[Advice]) -> str:
+    """A numbered list; poses of the guide under the item that they serve."""
+    if not advice:
+        return "<p>Nothing: the clip has all that an avatar needs.</p>"
+    rows = []
+    for item in advice:
+        poses = "".join(
+            f"<li>{html.escape(step.text)} <small>{step.seconds:g} s, for "
+            f"{html.escape(', '.join(names))}</small></li>"
+            for step, names in item.poses[:POSES]
+        )
+        listed = f"<ul>{poses}</ul>" if poses else ""
+        rows.append(
+            f'<li><span class="v {item.verdict}">{html.escape(item.title)}.</span> '
+            f"{html.escape(item.text)}{listed}</li>"
+        )
+    return (
+        f'<ol class="advice">{"".join(rows)}</ol><p>A new take replaces the clip as a whole. '
+        "<code>avatar capture --guide</code> prints the page to follow.</p>"
+    )
+
+
 def _quality_table(items: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><th>{html.escape(item['label'])}</th>"
@@ -209,7 +196,125 @@ def _quality_table(items: Mapping[str, Any]) -> str:
         f"<td>{html.escape(item['advice'])}</td></tr>"
         for item in items.values()
     )
-    return f"<table>{rows}</table>"
+    return f'<table class="q">{rows}</table>'
+
+
+def _tiles(track: Track, width: int, height: int, focal: Mapping[str, Any] | None) -> str:
+    """The numbers of the track at a glance."""
+    residual = track.residual_px[track.valid].numpy()
+    scale = common_scale(width, height)
+    shake = jitter(track)
+    px = float(track.K[0, 0, 0])
+    sigma = "" if focal is None else f" &plusmn; {100 * float(focal['relative_sigma']):.0f} %"
+    middle, high = (float(np.percentile(residual, q)) for q in (50, 95))
+    tiles = [
+        (f"{middle:.2f} px", f"median residual; {high:.2f} px at the 95th percentile"),
+        (
+            f"{middle * scale:.2f} px",
+            f"median residual at {COMMON_SIDE} pixels; p95 {high * scale:.2f}",
+        ),
+        (
+            f"{shake.rotation_extra_deg:.2f}&deg;",
+            f"shake of the rotation beyond smooth motion; {shake.rotation_deg:.2f}&deg; with it",
+        ),
+        (
+            f"{shake.position_extra_mm:.2f} mm",
+            f"shake of the position beyond smooth motion; {shake.position_mm:.2f} mm with it",
+        ),
+        (f"{px:.0f} px{sigma}", f"focal length; {px / max(width, height):.2f} picture lengths"),
+        (f"{100 * float(track.valid.float().mean()):.1f} %", "of the frames are used"),
+    ]
+    return (
+        '<div class="tiles">'
+        + "".join(f"<div><b>{value}</b><small>{text}</small></div>" for value, text in tiles)
+        + "</div><p><small>Residual: RMS distance of the model's points from the detected ones in a frame. "
+        "Shake: RMS of second differences between frames; beyond smooth motion is what noise alone would "
+        "give, judged by fourth differences, in which a head's own motion cancels.</small></p>"
+    )
+
+
+def _residuals(track: Track, width: int, height: int) -> list[str]:
+    """The residual over time, and a table of regions."""
+    valid = track.valid.numpy()
+    residual = np.where(valid, track.residual_px.numpy(), np.nan)
+    # A few bad frames must not flatten the rest of the curve.
+    high = max(1.2 * float(np.nanpercentile(residual, 99)), 1e-3)
+    regions = residuals_by_region(track)
+    scale = common_scale(width, height)
+    middles = {
+        name: float(np.nanmedian(curve))
+        for name, curve in regions.items()
+        if np.isfinite(curve).any()  # a clip of one profile may never show an eye
+    }
+    longest = max([*middles.values(), 1e-6])
+    rows = "".join(
+        f'<tr><th>{html.escape(name)}</th><td class="n">{middle:.2f}</td>'
+        f'<td class="n">{float(np.nanpercentile(regions[name], 95)):.2f}</td>'
+        f'<td class="n">{middle * scale:.2f}</td><td style="width:40%">'
+        f'<div class="bar" style="width:{100 * middle / longest:.1f}%"></div></td></tr>'
+        for name, middle in middles.items()
+    )
+    return [
+        "<h3>Residual over time</h3>",
+        plot({"model to landmarks, RMS": residual}, track.fps, unit="pixels", span=(0.0, high)),
+        "<h3>Residual by region</h3>",
+        "<p>Points that face the camera; the others are guesses of the detector, and the curve above holds "
+        "them too.</p>"
+        f'<div class="wide"><table><tr><th>region</th><th>median, px</th><th>p95, px</th><th>at {COMMON_SIDE}, px</th>'
+        f"<th></th></tr>{rows}</table></div>",
+    ]
+
+
+def _left_out(track: Track, invalid: Mapping[str, list[int]]) -> str:
+    """Frames that are not used, by reason."""
+    unused = np.flatnonzero(~track.valid.numpy()).tolist()
+    title = "<h2>Frames left out</h2>"
+    if not unused and not any(invalid.values()):
+        return f"{title}<p>None.</p>"
+    told = {frame for frames in invalid.values() for frame in frames}
+    lists = {reason: frames for reason, frames in invalid.items() if frames}
+    rest = sorted(set(unused) - told)
+    if rest:
+        lists["other reasons" if told else "no face"] = rest
+    rows = "".join(
+        f'<tr><th>{html.escape(reason)}</th><td class="n">{len(frames)}</td>'
+        f"<td>{frame_ranges(frames)}</td></tr>"
+        for reason, frames in lists.items()
+    )
+    return (
+        f"{title}<p>{len(unused)} of {len(track)} frames are not learnt from, "
+        f"for the first reason that holds.</p><table>{rows}</table>"
+    )
+
+
+def _coverage(track: Track, reach: Mapping[str, float]) -> list[str]:
+    """Maps of turns and gaze, and bars of the expressions."""
+    return [
+        "<h2>Which sides are seen</h2>",
+        "<p>Seconds that the head spent turned each way, and the gaze within the head, as the picture "
+        "shows them: your left is on the right. Dashed cells were never seen.</p>",
+        '<div class="maps"><div><h3>Head</h3>',
+        occupancy(
+            turns_map(track),
+            track.fps,
+            label="seconds by turn of the head",
+            x_ends=("to your right", "to your left"),
+            y_ends=("down", "up"),
+        ),
+        "</div><div><h3>Gaze</h3>",
+        occupancy(
+            gaze_map(track),
+            track.fps,
+            label="seconds by gaze",
+            x_ends=("to your right", "to your left"),
+            y_ends=("down", "up"),
+        ),
+        "</div></div>",
+        "<h2>Which expressions are seen</h2>",
+        "<p>How far each of the 52 coefficients went (its 99th percentile): green is strong, blue is seen, "
+        "grey is hardly there. The tongue is not tracked.</p>",
+        reach_bars(reach, ARKIT_GROUPS),
+    ]
 
 
 def _time_table(seconds: Mapping[str, float]) -> str:
@@ -222,70 +327,18 @@ def _time_table(seconds: Mapping[str, float]) -> str:
     return f"<table>{rows}</table>"
 
 
-def _thumbnails(pictures: Pictures, landmarks: Landmarks, track: Track) -> list[str]:
-    figures = []
-    for frame in np.unique(np.linspace(0, len(track) - 1, THUMBNAILS).round().astype(int)):
-        picture = _overlay(pictures, landmarks, int(frame))
-        good, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
-        assert good, "encoding a JPEG in memory cannot fail"
-        state = "" if landmarks.valid[frame] else ", no face"
-        if track.valid[frame]:
-            state = f", {float(track.residual_px[frame]):.2f} px"
-        figures.append(
-            f'<figure><img alt="frame {frame}" src="data:image/jpeg;base64,'
-            f'{base64.b64encode(encoded.tobytes()).decode()}"><figcaption>frame {frame}{state}'
-            f"</figcaption></figure>"
-        )
-    return figures
-
-
-def _overlay(pictures: Pictures, landmarks: Landmarks, frame: int) -> np.ndarray:
-    """Return a small picture, background greyed, with mask outline and landmarks."""
-    full = pictures.frame(frame)
-    scale = min(1.0, THUMBNAIL_HEIGHT / full.shape[0])
-    size = (max(1, round(full.shape[1] * scale)), max(1, round(full.shape[0] * scale)))
-    picture = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
-    mask = cv2.resize(pictures.mask(frame), size, interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] * 0.4 + 130
-    alpha = mask[..., None].astype(np.float32) / 255
-    picture = np.ascontiguousarray(picture * alpha + grey * (1 - alpha), dtype=np.uint8)
-    outline, _ = cv2.findContours(
-        (mask > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    cv2.drawContours(picture, outline, -1, (255, 190, 0), 1, cv2.LINE_AA)
-    if landmarks.valid[frame]:
-        points = landmarks.points[frame, :, :2].numpy() * scale
-        for x, y in points[:468]:
-            cv2.circle(
-                picture, (round(16 * x), round(16 * y)), 10, (40, 220, 255), -1, cv2.LINE_AA, 4
-            )
-        for x, y in points[468:]:
-            cv2.circle(
-                picture, (round(16 * x), round(16 * y)), 14, (255, 40, 200), -1, cv2.LINE_AA, 4
-            )
-        oval = np.round(points[FACE_OVAL] * 16).astype(np.int32)
-        cv2.polylines(picture, [oval], True, (40, 220, 255), 1, cv2.LINE_AA, 4)
-    return picture
-
-
-def _curves(track: Track, fps: float) -> list[str]:
+def _curves(track: Track) -> list[str]:
     solved = track.valid.numpy()
-    if not solved.any():
-        return []
     angles = np.where(solved[:, None], track_angles(track), np.nan)
-    residual = np.where(solved, track.residual_px.numpy(), np.nan)
     expression = track.expression.numpy()[:, : len(ARKIT_NAMES)]
     active = {
         track.expression_names[k]: np.where(solved, expression[:, k], np.nan)
         for k in np.argsort(-expression[solved].std(axis=0))[:CURVES]
     }
-    # A few bad frames must not flatten the rest of the curve.
-    high = max(1.2 * float(np.nanpercentile(residual, 99)), 1e-3)
+    head: dict[str, np.ndarray] = dict(zip(("yaw", "pitch", "roll"), angles.T, strict=True))
     return [
-        "<h2>Residual of the track</h2>",
-        plot({"model to landmarks, RMS": residual}, fps, unit="pixels", span=(0.0, high)),
         "<h2>Head</h2>",
-        plot(dict(zip(("yaw", "pitch", "roll"), angles.T, strict=True)), fps, unit="degrees"),
+        plot(head, track.fps, unit="degrees; yaw to your left, pitch up"),
         "<h2>Expression: the most active coefficients</h2>",
-        plot(active, fps, unit="0 at rest, 1 fully"),
+        plot(active, track.fps, unit="0 at rest, 1 fully"),
     ]

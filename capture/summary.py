@@ -12,8 +12,9 @@ from avatar.capture_data import CAPTURE_FORMAT, CAPTURE_VERSION, Landmarks, Trac
 from avatar.tensorfile import write_json
 from capture.folder import Pictures
 from capture.ingest import ClipInfo
-from capture.quality import judge
+from capture.quality import Quality, judge
 from capture.report import write_capture_report
+from capture.report_judge import judge_track
 
 
 def finish(
@@ -29,14 +30,16 @@ def finish(
         name: np.array([np.nan if v is None else v for v in values], float)
         for name, values in matte["looks"].items()
     }
-    quality = judge(
-        Landmarks.load(output / "landmarks.safetensors"),
-        looks,
-        fps=ingest["fps"],
-        frames_with_others=ingest["frames_with_others"],
+    landmarks = Landmarks.load(output / "landmarks.safetensors")
+    solved = Track.load(output / "track.safetensors")
+    footage = judge(
+        landmarks, looks, fps=ingest["fps"], frames_with_others=ingest["frames_with_others"]
     )
+    # What the track tells of head turns is nearer the truth than raw landmarks.
+    focal, size = track.get("focal"), (ingest["width"], ingest["height"])
+    quality = Quality({**footage.items, **judge_track(solved, *size, focal)})
     found = quality.items["face_found"]
-    warnings = list(ingest["warnings"])
+    warnings = [w for stage in (ingest, matte, track) for w in stage.get("warnings", [])]
     warnings += [
         f"{item.label}: {item.value:.3g} {item.unit}. {item.advice}".replace(" .", ".")
         for item in (found, quality.items["others"])
@@ -54,14 +57,16 @@ def finish(
         "source_sha256": sha256,
         "stages": ["ingest", "landmarks", "matte", "track", "report"],
         "quality": quality.as_json(),
+        "focal": focal,
+        "invalid": track.get("invalid", {}),
         "warnings": warnings,
         "seconds": {**ingest["seconds"], **matte["seconds"], **track["seconds"]},
         "headsplat": __version__,
     }
     write_capture_report(
         output / "report.html",
-        Landmarks.load(output / "landmarks.safetensors"),
-        Track.load(output / "track.safetensors"),
+        landmarks,
+        solved,
         Pictures(output, ingest["width"], ingest["height"]),
         header,
         facts=clip.summary,

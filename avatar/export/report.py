@@ -21,6 +21,11 @@ EXPLANATIONS = {
         "dB",
         "peak signal-to-noise ratio over the full frame, mean over frames; more is better",
     ),
+    "psnr_all_tracked": (
+        "PSNR with all tracked",
+        "dB",
+        "the same with the frames that were left out as blurred or badly tracked",
+    ),
     "ssim": ("SSIM", "", "structural similarity, 1 is identical"),
     "flip": (
         "FLIP",
@@ -35,7 +40,7 @@ EXPLANATIONS = {
     ),
     "alpha_iou": ("Silhouette IoU", "", "overlap of the avatar's silhouette with the mask"),
     "gaussians": ("Gaussians", "", ""),
-    "render_fps": ("Drawing", "frames/s", "on this machine, picture of the capture's size"),
+    "render_fps": ("Drawing", "frames/s", "on this machine, pictures of that size"),
     "animate_render_fps": ("Posing and drawing", "frames/s", "a new state every frame"),
 }
 
@@ -86,6 +91,21 @@ def _curve(frames: list[int], values: list[float], label: str) -> str:
     )
 
 
+def left_out(result: dict[str, Any]) -> str:
+    """Return a sentence on the held-out frames that a result leaves out; empty where it has none."""
+    count = result.get("frames_left_out", 0)
+    if not count:
+        return ""
+    frames, are = ("frame", "is") if count == 1 else ("frames", "are")
+    sentence = (
+        f"{count} held-out {frames} {are} left out: blurred, badly tracked or without the face"
+    )
+    with_them = result.get("psnr_all_tracked")
+    if with_them is None:
+        return f"{sentence}."
+    return f"{sentence}. PSNR is {with_them:.2f} dB with all in which the face was found."
+
+
 def write_report(
     path: Path, avatar: Avatar, capture: Capture, result: dict[str, Any], sheet: np.ndarray
 ) -> None:
@@ -100,6 +120,8 @@ def write_report(
     """
     rows = []
     for key, (name, unit, meaning) in EXPLANATIONS.items():
+        if key == "psnr_all_tracked" and not left_out(result):
+            continue  # it is the PSNR
         value = result.get(key)
         text = "not measured" if value is None else f"{value:g} {unit}"
         rows.append(
@@ -121,6 +143,7 @@ def write_report(
 {result["split"]["test"][0]} to {result["split"]["test"][1] - 1}, which the fit has never seen. The held-out
 frames are driven by the tracked motion alone, person on white, {result["resolution"][0]} x
 {result["resolution"][1]} pixels, device {html.escape(result["device"])}.</p>
+{f"<p>{html.escape(left_out(result))}</p>" if left_out(result) else ""}
 {f"<h2>Notes on the footage</h2><ul>{warnings}</ul>" if warnings else ""}
 <h2>Held-out frames above, avatar below</h2>
 <img alt="held-out frames and the avatar's" src="data:image/jpeg;base64,{encoded}">

@@ -38,6 +38,9 @@ EYE_CONTOURS = tuple(
 INNER_LIPS = REGIONS["lip_upper_inner"] + REGIONS["lip_lower_inner"]
 
 VOXEL_M = 0.006
+VIEW_SIDE = 512
+"""Longer side, pixels, at which frames are looked at: a voxel is several pixels wide even so, and the
+many frames of a 4K clip take 60 MB, not 1.6 GB."""
 HIDDEN_DENSITY = 0.2
 """Density of Gaussians where no view looks at the hull, as a share of where one does."""
 FOLLOW_RANGE_M = 0.022
@@ -121,16 +124,17 @@ def _usual(T: Tensor) -> int:
 
 
 class _Views:
-    """A few frames in memory, and where head or torso points fall in them."""
+    """A few frames in memory, ``VIEW_SIDE`` pixels at most, and where head or torso points fall in them."""
 
     def __init__(self, capture: Capture, frames: Tensor) -> None:
         track = capture.track
         self.frames = frames
-        self.camera = capture.camera()
+        size = capture.size_within(VIEW_SIDE)
+        self.camera = capture.camera().scaled(*size)
         self.T_cam_head = self.camera.T_cam_world @ track.T_world_head[frames]
         self.T_cam_torso = self.camera.T_cam_world @ track.T_world_torso[frames]
-        self.pictures = np.stack([capture.frame(int(f)) for f in frames])
-        self.masks = np.stack([capture.mask(int(f)) for f in frames])
+        self.pictures = np.stack([capture.frame(int(f), size=size) for f in frames])
+        self.masks = np.stack([capture.mask(int(f), size=size) for f in frames])
 
     def project(self, points: Tensor, T_cam: Tensor) -> tuple[Tensor, Tensor]:
         """Return pixels [n, 2] and depth [n] of points [n, 3] under one transform [4, 4]."""

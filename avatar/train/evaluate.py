@@ -19,7 +19,7 @@ from avatar.capture_data import Capture
 from avatar.model.avatar import Avatar
 from avatar.raster import one_torch_thread, rasterize
 from avatar.train.metrics import alpha_iou, flip, lmd_px, lpips, psnr, ssim
-from avatar.types import Progress, Reporter, ignore_progress
+from avatar.types import Camera, HeadState, Progress, Reporter, ignore_progress
 
 Detector = Callable[[np.ndarray], "np.ndarray | None"]
 """Takes a picture uint8 [H, W, 3], returns face points [478, 3] in pixels or None."""
@@ -32,6 +32,9 @@ PictureListener = Callable[[int, np.ndarray, np.ndarray], None]
 class EvaluateConfig:
     """What is measured."""
 
+    max_side: int | None = None
+    """Longer side at which pictures are compared, pixels, the capture's at most; None is the one at
+    which the avatar was trained. Numbers taken at different sizes do not compare."""
     flip_frames: int = 20
     """FLIP costs 0.2 s at 512x512 and over a second at 720x1280; it is measured on this many frames, evenly spread."""
     speed_frames: int = 100
@@ -52,38 +55,49 @@ def evaluate(
 
     Args:
         avatar: the fitted avatar.
-        capture: the capture it was fitted to; the frames of ``splits.test`` that show a face are used.
+        capture: the capture it was fitted to; the valid frames of ``splits.test`` are used.
         detect: face landmark detector for ``lmd_px``; without one that value is None.
-        picture: is given every pair of pictures, for preview and contact sheet.
+        picture: is given every pair of pictures, for preview and contact sheet, at the size at which
+            they are compared.
         config: what is measured.
         report: listener of progress.
 
     Returns:
-        The fields of eval.json (see the README): frames, psnr [dB], ssim, flip, lpips (None without
-        local weights), lmd_px, alpha_iou, resolution, background, gaussians, render_fps,
-        animate_render_fps, seconds, device, split; also ``per_frame`` psnr.
+        The fields of eval.json: frames, psnr [dB], ssim, flip, lpips (None without local weights),
+        lmd_px, alpha_iou, resolution [width, height] of the pictures compared, background, gaussians,
+        render_fps, animate_render_fps, seconds, device, split; also ``per_frame`` psnr. A metric of
+        no frame is None. Leaving out the frames that were blurred or badly tracked flatters, so
+        ``frames_left_out`` counts the held-out frames that are not valid, and ``psnr_all_tracked`` is
+        the PSNR with those of them in which the tracker saw the face.
     """
     track, splits = capture.track, capture.splits
     everything = list(range(*splits.test))
     frames = [f for f in everything if bool(track.valid[f])]
-    states, camera = track.states(), capture.camera()
+    side = config.max_side or trained_side(avatar) or max(capture.width, capture.height)
+    size = capture.size_within(side)
+    states, camera = track.states(), capture.camera().scaled(*size)
+    pixels = torch.tensor([size[0] / capture.width, size[1] / capture.height])
     white = torch.ones(3)
     every = max(1, len(frames) // config.flip_frames)
-    rows: dict[str, list[float]] = {k: [] for k in ("psnr", "ssim", "flip", "lpips", "lmd", "iou")}
+    names = ("psnr", "psnr_all", "ssim", "flip", "lpips", "lmd", "iou")
+    rows: dict[str, list[float]] = {name: [] for name in names}
     for order, frame in enumerate(everything):
-        truth = torch.from_numpy(capture.on_white(frame))
-        mask = torch.from_numpy(capture.mask(frame).astype(np.float32) / 255)
+        truth = torch.from_numpy(capture.on_white(frame, size=size))
+        mask = torch.from_numpy(capture.mask(frame, size=size).astype(np.float32) / 255)
         output = rasterize(avatar.pose(states[frame]), camera, background=white)
         image = output.rgb.clamp(0, 1)
         shown = (image * 255).round().byte().numpy()
         if picture is not None:
             picture(frame, (truth * 255).round().byte().numpy(), shown)
+        # Points are 0 where no face was found: there the state is interpolated, and says nothing.
+        if track.valid[frame] or track.landmarks_px[frame].any():
+            rows["psnr_all"].append(psnr(image, truth))
         if not track.valid[frame]:
-            continue  # shown, so that the preview's sound stays in step, but nothing to measure
-        rows["psnr"].append(psnr(image, truth))
+            continue  # shown, so that the preview's sound stays in step, but not trusted
+        rows["psnr"].append(rows["psnr_all"][-1])
         rows["ssim"].append(ssim(image, truth))
         rows["iou"].append(alpha_iou(output.alpha, mask))
-        if order % every == 0:
+        if (len(rows["psnr"]) - 1) % every == 0:
             rows["flip"].append(flip(image, truth))
             distance = lpips(image, truth)
             if distance is not None:
@@ -92,24 +106,26 @@ def evaluate(
             found = detect(shown)
             if found is not None:
                 points = torch.from_numpy(np.asarray(found)[:, :2]).float()
-                rows["lmd"].append(lmd_px(points, track.landmarks_px[frame]))
+                rows["lmd"].append(lmd_px(points, track.landmarks_px[frame] * pixels))
         report(Progress("evaluate", order + 1, len(everything), values={"psnr": rows["psnr"][-1]}))
 
     def mean(name: str) -> float | None:
         return round(float(np.mean(rows[name])), 4) if rows[name] else None
 
-    render_fps, animate_fps = _speed(avatar, capture, frames or [0], config.speed_frames)
+    render_fps, animate_fps = _speed(avatar, states[frames or [0]], camera, config.speed_frames)
     seconds = capture.seconds | avatar.header.get("seconds", {})
     known = {k: round(float(seconds.get(k, 0.0)), 2) for k in STAGES}
     return {
         "frames": len(frames),
+        "frames_left_out": len(everything) - len(frames),
         "psnr": mean("psnr"),
+        "psnr_all_tracked": mean("psnr_all"),
         "ssim": mean("ssim"),
         "flip": mean("flip"),
         "lpips": mean("lpips"),
         "lmd_px": mean("lmd"),
         "alpha_iou": mean("iou"),
-        "resolution": [capture.width, capture.height],
+        "resolution": list(size),
         "background": "white",
         "gaussians": len(avatar),
         "render_fps": render_fps,
@@ -124,12 +140,19 @@ def evaluate(
 STAGES = ("ingest", "landmarks", "matte", "track", "train")
 
 
-def _speed(avatar: Avatar, capture: Capture, frames: list[int], count: int) -> tuple[float, float]:
+def trained_side(avatar: Avatar) -> int | None:
+    """Return the longer side, pixels, at which an avatar was trained; None where its file is silent."""
+    config = avatar.header.get("config")
+    side = config.get("max_side") if isinstance(config, dict) else None
+    return side if isinstance(side, int) and side > 0 else None
+
+
+def _speed(avatar: Avatar, states: HeadState, camera: Camera, count: int) -> tuple[float, float]:
     """Frames a second of drawing alone, and of posing a new state and drawing, from medians."""
-    states, camera, white = capture.track.states(), capture.camera(), torch.ones(3)
+    white = torch.ones(3)
     draw, both = [], []
     for k in range(count):
-        state = states[frames[k % len(frames)]]
+        state = states[k % len(states)]
         with one_torch_thread():
             begin = time.perf_counter()
             gaussians = avatar.pose(state)

@@ -1,6 +1,8 @@
-"""Training pictures in memory: the person on white and the mask, as bytes."""
+"""Training pictures: the person on white and the mask, as bytes, in memory as far as they fit."""
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -9,32 +11,38 @@ from torch import Tensor
 
 from avatar.capture_data import Capture
 from avatar.raster.fused import unpack_target
+from avatar.raster.library import kernel_threads
 from avatar.types import Camera
+
+CACHE_BYTES = 2 << 30
+"""Memory for pictures: 960 frames of 1024 x 576, 580 of 1280 x 720, all that the draft preset takes."""
 
 
 class FrameStore:
-    """Frames of a capture at one size, 4 bytes a pixel, and their states."""
+    """Frames of a capture at one size, 4 bytes a pixel, and their states.
 
-    def __init__(self, capture: Capture, frames: Tensor, max_side: int) -> None:
+    Pictures beyond ``cache_bytes`` are read from the capture each time: the same bytes, tens of
+    milliseconds later. Rows are asked for in random order, so it does not matter which ones those are.
+    """
+
+    def __init__(
+        self, capture: Capture, frames: Tensor, max_side: int, *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         """Read the frames [n] (indices), scaled so that the longer side is ``max_side`` at most."""
-        longer = max(capture.width, capture.height)
-        scale = min(1.0, max_side / longer)
-        self.width = round(capture.width * scale)
-        self.height = round(capture.height * scale)
+        self.width, self.height = capture.size_within(max_side)
         self.frames = frames
         self.camera: Camera = capture.camera().scaled(self.width, self.height)
         self.states = capture.track.states()[frames]
-        self._pixels = np.empty((len(frames), self.height, self.width, 4), np.uint8)
-        for row, frame in enumerate(frames.tolist()):
-            picture, mask = capture.frame(frame), capture.mask(frame)
-            if scale < 1:
-                size = (self.width, self.height)
-                picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-                mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-            alpha = mask[..., None].astype(np.uint16)
-            mixed = (picture * alpha + 255 * (255 - alpha) + 127) // 255
-            self._pixels[row, ..., :3] = mixed
-            self._pixels[row, ..., 3] = mask
+        self._capture = capture
+        kept = min(len(frames), cache_bytes // (self.width * self.height * 4))
+        self._pixels = np.empty((kept, self.height, self.width, 4), np.uint8)
+
+        def fill(row: int) -> None:
+            self._pixels[row] = self._read(int(frames[row]))
+
+        with ThreadPoolExecutor(kernel_threads()) as pool:
+            for _ in pool.map(fill, range(kept)):
+                pass  # asked for one by one, so that an error stops the rest
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -49,7 +57,8 @@ class FrameStore:
             half: at half the size.
             background: [3] what the person stands before; white where None.
         """
-        pixels = self._pixels[row]
+        cached = row < len(self._pixels)
+        pixels = self._pixels[row] if cached else self._read(int(self.frames[row]))
         camera = self.camera
         if half:
             size = (self.width // 2, self.height // 2)
@@ -57,3 +66,13 @@ class FrameStore:
             camera = camera.scaled(*size)
         shown, mask = unpack_target(torch.from_numpy(pixels), background)
         return shown, mask, camera
+
+    def _read(self, frame: int) -> np.ndarray:
+        """Read a frame: uint8 [H, W, 4], the person on white and the mask."""
+        size = (self.width, self.height)
+        picture, mask = self._capture.frame(frame, size=size), self._capture.mask(frame, size=size)
+        alpha = mask[..., None].astype(np.uint16)
+        pixels = np.empty((self.height, self.width, 4), np.uint8)
+        pixels[..., :3] = (picture * alpha + 255 * (255 - alpha) + 127) // 255
+        pixels[..., 3] = mask
+        return pixels

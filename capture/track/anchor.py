@@ -36,10 +36,17 @@ class FacePatch:
     """Patch pixels per frame pixel."""
     corner: tuple[float, float]
     """Frame position of the patch's top left corner, pixels."""
+    person: np.ndarray | None = None
+    """[h, w] uint8 mask, 255 on the person; None where the surface never leaves the person."""
 
 
-def cut_patch(picture: np.ndarray, points: np.ndarray, size: int) -> FacePatch:
-    """Cut the face out of a frame [H, W, 3] uint8, ``points`` [n, 2] giving its extent."""
+def cut_patch(
+    picture: np.ndarray, points: np.ndarray, size: int, mask: np.ndarray | None = None
+) -> FacePatch:
+    """Cut the face out of a frame [H, W, 3] uint8, ``points`` [n, 2] giving its extent.
+
+    ``mask`` [H, W] uint8 is the person's, where the surface may reach past the person.
+    """
     height, width = picture.shape[:2]
     low, high = points.min(0), points.max(0)
     margin = 0.12 * (high - low).max()
@@ -52,8 +59,11 @@ def cut_patch(picture: np.ndarray, points: np.ndarray, size: int) -> FacePatch:
     scale = min(1.0, 1.3 * size / max(grey.shape))
     if scale < 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    person = None
+    if mask is not None:
+        person = cv2.resize(mask[y0:y1, x0:x1], grey.shape[::-1], interpolation=cv2.INTER_AREA)
     # cv2 rounds the size: take the scale that it really used.
-    return FacePatch(grey, grey.shape[1] / (x1 - x0), (float(x0), float(y0)))
+    return FacePatch(grey, grey.shape[1] / (x1 - x0), (float(x0), float(y0)), person)
 
 
 @dataclass(frozen=True)
@@ -67,23 +77,37 @@ class TextureMap:
     inside: np.ndarray
     """[P] flat indices of the pixels that lie on the lattice."""
     to_pixels: sparse.csr_matrix
-    """[P, 478] barycentric weights: points to texture pixels."""
+    """[P, L] barycentric weights: points to texture pixels."""
     collect: sparse.csr_matrix
-    """[478, P] rows sum to 1: the window of each point."""
+    """[L, P] rows sum to 1: the window of each point."""
 
 
-def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> TextureMap:
-    """Lay the neutral lattice [478, 3] out as a texture: unrolled about the head's vertical axis."""
+def unrolled(lattice: np.ndarray) -> np.ndarray:
+    """Unroll a lattice [478, 3] about the head's vertical axis: [478, 2], y down."""
     angle = np.arctan2(lattice[:, 0], lattice[:, 2] + 0.02)
     radius = np.median(np.hypot(lattice[:, 0], lattice[:, 2] + 0.02))
-    flat = np.stack([angle * radius, -lattice[:, 1]], 1)
+    return np.stack([angle * radius, -lattice[:, 1]], 1)
+
+
+def texture_map(
+    flat: np.ndarray, depth: np.ndarray, triangles: np.ndarray, size: int, window: float = WINDOW
+) -> TextureMap:
+    """Lay a surface out as a texture.
+
+    Args:
+        flat: [L, 2] its points in the plane, any unit, y down.
+        depth: [L] what lies behind; of triangles that overlap, the one of greater depth is kept.
+        triangles: [T, 3] indices of points.
+        size: longer side of the texture, pixels.
+        window: sigma of the window over which a point collects flow, pixels at 256.
+    """
     skin = np.unique(triangles)
     low, high = flat[skin].min(0), flat[skin].max(0)
     scale = (size - 4) / (high - low).max()
     flat = (flat - low) * scale + 2
     width, height = (int(v) for v in np.ceil((high - low) * scale + 4))
     # Far triangles first, so that the nose covers what lies behind its wings.
-    order = np.argsort(lattice[triangles, 2].mean(1))
+    order = np.argsort(depth[triangles].mean(1))
     owner = np.full((height, width), -1)
     weights = np.zeros((height, width, 3))
     for t in order:
@@ -105,10 +129,10 @@ def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> Textur
     rows = np.repeat(np.arange(len(inside)), 3)
     to_pixels = sparse.csr_matrix(
         (bary.reshape(-1).astype(np.float32), (rows, chosen.reshape(-1))),
-        shape=(len(inside), len(lattice)),
+        shape=(len(inside), len(flat)),
     )
     places = np.stack([inside % width, inside // width], 1) + 0.5
-    sigma = WINDOW * size / 256
+    sigma = window * size / 256
     entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for point in skin:
         squared = ((places - flat[point]) ** 2).sum(1)
@@ -119,7 +143,7 @@ def texture_map(lattice: np.ndarray, triangles: np.ndarray, size: int) -> Textur
         entries.append((np.full(len(near), point), near, value / value.sum()))
     row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
     collect = sparse.csr_matrix(
-        (value.astype(np.float32), (row, column)), shape=(len(lattice), len(inside))
+        (value.astype(np.float32), (row, column)), shape=(len(flat), len(inside))
     )
     return TextureMap(size, (height, width), inside, to_pixels, collect)
 
@@ -136,7 +160,11 @@ class _Texture:
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    """Blur widely, zeros around: at a quarter of the size, which such a blur does not see."""
+    height, width = image.shape[:2]
+    small = cv2.resize(image, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), sigma / 4, borderType=cv2.BORDER_CONSTANT)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _texture(
@@ -155,10 +183,12 @@ def _texture(
     seen = np.clip((front - MIN_FACING) / 0.25, 0, 1)
     h, w = patch.grey.shape
     seen *= (u > 0) & (u < w - 1) & (v > 0) & (v < h - 1)
+    if patch.person is not None:
+        seen *= cv2.remap(patch.person, u, v, cv2.INTER_LINEAR).astype(np.float32) / 255
     sigma = SPREAD * layout.size / 256
-    total = _blur(seen, sigma) + 1e-3
-    mean = _blur(grey * seen, sigma) / total
-    fine = (grey - mean) * seen
+    sums = _blur(np.dstack([seen, grey * seen]), sigma)
+    total = sums[..., 0] + 1e-3
+    fine = (grey - sums[..., 1] / total) * seen
     spread = np.sqrt(_blur(fine * fine, sigma) / total)
     picture = fine / (spread + 3.0)
     return _Texture(picture, seen, x, y)
@@ -210,6 +240,7 @@ def anchor(
     facing: np.ndarray,
     workers: int,
     tick: Callable[[int], None],
+    fine: bool = True,
 ) -> Anchored:
     """Move the guessed points of every frame to where the reference texture says they are.
 
@@ -221,6 +252,7 @@ def anchor(
         facing: [F, 478] cosine between skin normal and line of sight.
         workers: threads.
         tick: called with the number of frames finished.
+        fine: compare at full resolution; half of it takes a third of the time.
 
     Returns:
         The anchored points and their confidence (facing times squared local correlation).
@@ -237,20 +269,25 @@ def anchor(
 
     def some(part: np.ndarray) -> int:
         flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        # Full resolution: at half of it 0.05 degrees of pose are lost on the rendered head.
-        flow_of.setFinestScale(0)
+        # In the end at full resolution: at half of it 0.05 degrees of pose are lost on the rendered head.
+        flow_of.setFinestScale(0 if fine else 1)
+        # One step of variational refinement: five cost as much again as all the rest, and rounds of
+        # anchoring gain nothing by them.
+        flow_of.setVariationalRefinementIterations(1)
         for f in part:
             texture = _texture(layout, patches[f], guess[f], facing[f])
             flow = flow_of.calc(base, _grey_of(texture.picture), still.copy())
             u, v = grid_x + flow[..., 0], grid_y + flow[..., 1]
             border = cv2.BORDER_CONSTANT
-            moved = cv2.remap(texture.picture, u, v, cv2.INTER_LINEAR, borderMode=border)
-            seen = cv2.remap(texture.seen, u, v, cv2.INTER_LINEAR, borderMode=border) * texture.seen
-            cross = _blur(reference * moved, sigma)
-            alike = cross / np.sqrt(power * _blur(moved**2, sigma) + 1e-3)
+            stack = np.dstack([texture.picture, texture.seen, texture.x, texture.y])
+            moved, seen, x, y = cv2.split(
+                cv2.remap(stack, u, v, cv2.INTER_LINEAR, borderMode=border)
+            )
+            seen = seen * texture.seen
+            cross, own = cv2.split(_blur(np.dstack([reference * moved, moved**2]), sigma))
+            alike = cross / np.sqrt(power * own + 1e-3)
             trust = seen * np.clip(alike, 0, 1) ** 2
-            dx = cv2.remap(texture.x, u, v, cv2.INTER_LINEAR, borderMode=border) - texture.x
-            dy = cv2.remap(texture.y, u, v, cv2.INTER_LINEAR, borderMode=border) - texture.y
+            dx, dy = x - texture.x, y - texture.y
             w = trust.reshape(-1)[layout.inside]
             # Where the flow leaves the lattice the maps read 0: those pixels do not vote.
             reach = 0.06 * float(np.ptp(guess[f, :, 1]))

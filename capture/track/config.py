@@ -20,12 +20,21 @@ class TrackConfig:
     """Training frames on which lattice and focal length are solved, spread over poses and time."""
     basis_frames: int = 400
     """Most training frames on which shapes are personalised."""
-    anchor_rounds: int = 3
-    """Rounds of anchoring to the skin's texture and solving again; 0 tracks on landmarks alone."""
+    anchor_rounds: int = 6
+    """Rounds of anchoring key frames to the skin's texture and solving again; 0 tracks on landmarks
+    alone."""
+    trust_shell_rounds: int = 3
+    """First rounds in which the points around the face count for no less than the face's own."""
+    fine_round: int = 3
+    """First round that compares textures at their full resolution."""
     free_focal_round: int = 1
     """First round that also solves for the focal length; before it, points still slide."""
     texture_px: int = 256
     """Longer side of the canonical texture; cost grows with its square."""
+    shell_px: int = 256
+    """Longer side of the texture of the shell around the face."""
+    shell_patch_px: int = 150
+    """About how large the head is cut out of the pictures for it."""
     rigid_points: int = 234
     """How many of the steadiest skin points decide pose, lattice and focal length."""
     detection_sigma: float = 0.004

@@ -26,21 +26,22 @@ from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import arkit_basis
 from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres, lattice_table
 from avatar.types import Progress, Reporter, ignore_progress
-from capture.track import anchor as texture
 from capture.track.config import TrackConfig
+from capture.track.head import Frames, Rig
 from capture.track.rig_fit import (
-    facing,
+    Slide,
     frontality,
     initial_pose,
     lattice_prior,
     normalise,
     personal_basis,
     residual_shapes,
-    slide_over_skin,
     spread_frames,
     visibility,
 )
+from capture.track.shell import Shell, head_prior, make_shell
 from capture.track.solver import (
+    BundleSolution,
     CoefficientPrior,
     FrameSolution,
     LatticePrior,
@@ -48,6 +49,7 @@ from capture.track.solver import (
     Pinhole,
     Pose,
     bundle_adjust,
+    marginal,
     project,
     solve_frames,
 )
@@ -60,9 +62,13 @@ from capture.track.states import (
     smooth_poses,
     world_frame,
 )
+from capture.track.surfaces import Surfaces, View
 from capture.track.threads import one_thread_a_call
 from capture.track.torso import track_torso
 
+import os
+GROUP=int(os.environ.get('GROUP',1))
+INNER=int(os.environ.get('INNER',3))
 ROBUST = 2.0
 """Cauchy scale of all residuals, in sigmas."""
 UPPER = 1.3
@@ -83,31 +89,15 @@ TOO_FEW = 30
 
 
 @dataclass(frozen=True)
-class Rig:
-    """What all frames share."""
+class Anchors:
+    """What anchors a frame's points to the skin."""
 
-    camera: Pinhole
-    lattice: Tensor
-    """[478, 3]."""
-    basis: Tensor
-    """[E, 478, 3]."""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """What each frame with a face has of its own."""
-
-    pose: Pose
-    coefficients: Tensor
-    """[n, E]."""
-
-    def points(self, rig: Rig) -> Tensor:
-        """Project the posed lattice: [n, 478, 2] pixels."""
-        return project(deform(rig.lattice, rig.basis, self.coefficients), self.pose, rig.camera)
-
-    def facing(self, rig: Rig) -> Tensor:
-        """Cosine between normals and lines of sight [n, 478]."""
-        return facing(rig.lattice, rig.basis, self.coefficients, self.pose)
+    surfaces: Surfaces
+    shell: Shell
+    reference: tuple[np.ndarray, np.ndarray]
+    """The mean textures of face and shell."""
+    spread: Tensor
+    """[478 + S] every point's sigma about the rigid head, pixels."""
 
 
 def fit_track(
@@ -141,10 +131,13 @@ def fit_track(
     Raises:
         InputError: fewer than 30 training frames show a face.
     """
-    fit = _Fit(landmarks, frame, width, height, fps, splits, report, config or TrackConfig())
+    fit = _Fit(landmarks, frame, mask, width, height, fps, splits, report, config or TrackConfig())
     with one_thread_a_call():
-        rig, frames = fit.on_landmarks()
-        rig, frames, seen, steady = fit.on_texture(rig, frames)
+        rig, keyed = fit.on_landmarks()
+        anchors = None
+        if fit.config.anchor_rounds > 0:
+            rig, keyed, anchors = fit.on_texture(rig, keyed)
+        frames, seen, steady = fit.every_frame(rig, keyed, anchors)
         rig = fit.personalised(rig, frames, seen)
         frames = fit.last_pass(rig, frames, seen, steady)
         return fit.track(rig, frames, mask)
@@ -157,6 +150,7 @@ class _Fit:
         self,
         landmarks: Landmarks,
         frame: Callable[[int], np.ndarray],
+        mask: Callable[[int], np.ndarray],
         width: int,
         height: int,
         fps: float,
@@ -164,7 +158,7 @@ class _Fit:
         report: Reporter,
         config: TrackConfig,
     ) -> None:
-        self.landmarks, self.frame, self.fps = landmarks, frame, fps
+        self.landmarks, self.frame, self.mask, self.fps = landmarks, frame, mask, fps
         self.splits, self.report, self.config = splits, report, config
         self.index = torch.nonzero(landmarks.valid)[:, 0]
         train = (self.index >= splits.train[0]) & (self.index < splits.train[1])
@@ -182,7 +176,7 @@ class _Fit:
         self.centre = (width / 2, height / 2)
         self.generic = lattice_table().neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
-        self.steps = 2 + 2 * config.anchor_rounds + 2
+        self.steps = 1 + config.anchor_rounds + (2 if config.anchor_rounds else 1) + 2
         self.done = 0
 
     def _tick(self, message: str, **values: float) -> None:
@@ -214,35 +208,31 @@ class _Fit:
         return Observations(self.detected[index, :, :2], weight)
 
     def on_landmarks(self) -> tuple[Rig, Frames]:
-        """Fit the rig and all frames to the detected points, the focal length held."""
-        rig = Rig(Pinhole(self.start_focal, self.centre), self.generic, arkit_basis(self.generic))
+        """Fit the rig and the key frames to the detected points, the focal length held."""
+        rig = Rig(
+            Pinhole(self.start_focal, self.centre), self.generic, arkit_basis(self.generic),
+            self.generic[:0],
+        )  # fmt: skip
         pose = initial_pose(rig.lattice, self.detected, rig.camera)
-        frames = Frames(pose, torch.zeros(len(self.index), len(ARKIT_NAMES)))
-        self.keys = spread_frames(pose, self.train, self.config.keyframes)
-        keys = self.keys
-        key_frames = Frames(pose[keys], frames.coefficients[keys])
+        self.keys = keys = spread_frames(pose, self.train, self.config.keyframes)
+        frames = Frames(pose[keys], torch.zeros(len(keys), len(ARKIT_NAMES)))
         for _ in range(2):
             solved = bundle_adjust(
                 rig.lattice,
-                deform(torch.zeros_like(rig.lattice), rig.basis, key_frames.coefficients),
+                deform(torch.zeros_like(rig.lattice), rig.basis, frames.coefficients),
                 rig.camera,
-                self._detections(rig, key_frames, keys),
+                self._detections(rig, frames, keys),
                 self._lattice_prior(rig.lattice),
-                key_frames.pose,
+                frames.pose,
                 iterations=12,
                 scale=ROBUST,
             )
-            lattice, key_pose = normalise(solved.lattice, solved.pose, self.generic)
+            lattice, pose = normalise(solved.lattice, solved.pose, self.generic)
             rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
-            key_frames = replace(key_frames, pose=key_pose)
-            found = self._solve(rig, key_frames, self._detections(rig, key_frames, keys), 8)
-            key_frames = Frames(found.pose, found.coefficients)
-        self._tick("The face's shape is fitted to the landmarks.")
-        frames = Frames(initial_pose(rig.lattice, self.detected, rig.camera), frames.coefficients)
-        for iterations in (5, 5):
-            found = self._solve(rig, frames, self._detections(rig, frames), iterations)
+            frames = replace(frames, pose=pose)
+            found = self._solve(rig, frames, self._detections(rig, frames, keys), 8)
             frames = Frames(found.pose, found.coefficients)
-        self._tick("All frames are fitted to the landmarks.")
+        self._tick("The face's shape is fitted to the landmarks.")
         return rig, frames
 
     def _solve(
@@ -260,141 +250,220 @@ class _Fit:
             pose_prior=pose_prior, workers=self.workers,
         )  # fmt: skip
 
-    def on_texture(
-        self, rig: Rig, frames: Frames
-    ) -> tuple[Rig, Frames, Observations, tuple[Pose, Tensor] | None]:
-        """Anchor the points to the skin and fit again, some rounds."""
-        config = self.config
-        seen, steady = self._detections(rig, frames), None
-        if config.anchor_rounds == 0:
-            return rig, frames, seen, steady
-        guess = frames.points(rig)
-        patches = [
-            texture.cut_patch(self.frame(int(f)), points, config.texture_px)
-            for f, points in zip(self.index, guess.numpy(), strict=True)
-        ]
-        front = frontality(frames.pose.R[self.train])
-        chosen = self.train[front.argsort(descending=True)[:120]]
+    def on_texture(self, rig: Rig, frames: Frames) -> tuple[Rig, Frames, Anchors]:
+        """Anchor the key frames' points to the skin and fit rig and key frames again, some rounds."""
+        config, keys = self.config, self.keys
+        shell = make_shell(rig.lattice, self.generic)
+        rig = replace(rig, shell=shell.points)
+        surfaces = Surfaces(
+            rig.lattice, shell, self.index, self.frame, self.mask, config, self.workers
+        )
+        front = frontality(frames.pose.R)
+        chosen = front.argsort(descending=True)[: max(20, len(keys) // 2)]
+        warp: Tensor | None = None
         spread: Tensor | None = None
-        warp = guess
         for round_ in range(config.anchor_rounds):
-            guess, cosine = frames.points(rig), frames.facing(rig)
-            layout = texture.texture_map(
-                rig.lattice.double().numpy(), lattice_table().triangles.numpy(), config.texture_px
+            view = frames.view(rig, shell)
+            reference = surfaces.reference(
+                keys, view, view.points if warp is None else warp, chosen
             )
-            mean = texture.mean_texture(
-                layout, patches, (guess if round_ == 0 else warp).numpy(), cosine.numpy(),
-                chosen.numpy(), self.workers,
-            )  # fmt: skip
-            found = texture.anchor(
-                layout,
-                mean,
-                patches,
-                guess.numpy(),
-                cosine.numpy(),
-                self.workers,
-                self._tick_frames,
-            )
-            points, trust = torch.from_numpy(found.points), torch.from_numpy(found.confidence)
-            self._tick(f"Points are anchored to the skin, round {round_ + 1}.")
-            points[:, IRIS] = self.detected[:, IRIS, :2]
-            trust[:, IRIS] = visibility(cosine[:, IRIS])
+            fine = round_ >= config.fine_round
+            points, trust = self._anchored(surfaces, reference, keys, view, lambda _: None, fine)
             # Twice: the second fit knows which points are steady.
             free_focal = round_ >= config.free_focal_round
-            rig, pose, _, spread = self._steady_fit(
-                rig, frames.pose, points, trust, spread, free_focal
-            )
-            rig, pose, information, spread = self._steady_fit(
-                rig, pose, points, trust, spread, free_focal
-            )
-            frames = replace(frames, pose=pose)
+            for _ in range(2 if spread is None else 1):
+                rig, pose, spread = self._steady_fit(
+                    rig, shell, frames.pose, points, trust, spread, free_focal, round_ < config.trust_shell_rounds
+                )
+                frames = replace(frames, pose=pose)
+                if round_ < config.trust_shell_rounds:
+                    # The shell starts in the wrong place: judged by its misfit it would never get
+                    # the say that it needs to be put right.
+                    spread[POINTS:].clamp_(max=float(spread[:SKIN_POINTS].median()))
             rig = replace(rig, basis=arkit_basis(rig.lattice))
-            seen = self._all_points(rig, frames, points, trust, round_)
-            steady = (frames.pose, information * config.pose_trust)
-            frames = replace(
-                frames,
-                coefficients=self._solve(rig, frames, seen, 8, pose_prior=steady).coefficients,
-            )
-            warp = torch.where((trust > 0.1)[..., None], points, guess)
-            chosen = self.train[:: max(1, len(self.train) // 300)]
+            detected = self.detected[keys][..., :2]
+            if round_ > 0:  # before that, what is left over is the landmark fit's own error
+                slide = Slide.learnt(detected - frames.points(rig), frames.pose)
+                detected = detected - slide.of(frames.pose)
+            hold = self._rigid(rig, pose, Observations(points, self._rigid_weight(trust, spread)))
+            seen = self._all_points(rig, frames, points, trust, detected)
+            solved = self._solve(rig, frames, seen, 8, pose_prior=hold)
+            frames = replace(frames, coefficients=solved.coefficients)
+            warp = torch.where((trust > 0.1)[..., None], points, view.points)
+            chosen = torch.arange(len(keys))
             self._tick(
-                f"Camera, face and expressions are fitted, round {round_ + 1}.",
+                f"Camera, head and expressions are fitted to the skin's texture, round {round_ + 1}.",
                 focal_px=rig.camera.focal,
                 spread_px=float(spread[:SKIN_POINTS].median()),
             )
-        return rig, frames, seen, steady
+        reference = surfaces.reference(keys, frames.view(rig, shell), warp, chosen)
+        return rig, frames, Anchors(surfaces, shell, reference, spread)
+
+    def _anchored(
+        self,
+        surfaces: Surfaces,
+        reference: tuple[np.ndarray, np.ndarray],
+        which: Tensor,
+        view: View,
+        tick: Callable[[int], None],
+        fine: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Anchor points to the skin; irises, which have none, stay where they are detected."""
+        points, trust = surfaces.anchor(reference, which, view, tick, fine)
+        points[:, IRIS] = self.detected[which][:, IRIS, :2]
+        trust[:, IRIS] = visibility(view.face[:, IRIS])
+        return points, trust
 
     def _steady_fit(
         self,
         rig: Rig,
+        shell: Shell,
         pose: Pose,
         points: Tensor,
         trust: Tensor,
         spread: Tensor | None,
-        free_focal: bool,
-    ) -> tuple[Rig, Pose, Tensor, Tensor]:
-        """Fit lattice, focal length and poses to the steadiest points, as a rigid body.
+        free_focal: bool, early: bool=False,
+    ) -> tuple[Rig, Pose, Tensor]:
+        """Fit head, focal length and the key frames' poses to the steadiest points, as a rigid body.
 
         Expression is left out on purpose: fitted coefficients explain away errors of pose, and the
         bundle adjustment would find them confirmed. Points that expressions move have little weight.
 
-        Returns the rig, poses, their information [n, 6, 6], and every point's sigma in pixels [478].
+        Returns the rig, poses, and every point's sigma in pixels [478 + S].
         """
+        weight = self._rigid_weight(trust, spread)
+        prior = head_prior(self._lattice_prior(rig.lattice), shell)
+        head, camera = rig.head, rig.camera
+
+        def adjust(which: Tensor, believed: LatticePrior, iterations: int) -> BundleSolution:
+            return bundle_adjust(
+                head[which],
+                head.new_zeros(len(pose.t), len(which), 3),
+                camera,
+                Observations(points[:, which], weight[:, which]),
+                believed,
+                pose,
+                iterations=iterations,
+                scale=ROBUST,
+                free_focal=free_focal and spread is not None,
+                focal_prior=(self.start_focal, self.config.focal_spread * INDEPENDENT**0.5),
+            )
+
+        if spread is not None:
+            # Poses and focal length hang on the steady points; a third of the points is a tenth of
+            # the work, so this may go on until it converges. The others then follow.
+            deciding = torch.nonzero(self._steady(spread))[:, 0]
+            believed = marginal(prior, deciding)
+            head = head.clone()
+            for _ in range(INNER):
+                solved = adjust(deciding, believed, 12)
+                camera, pose, head[deciding] = solved.camera, solved.pose, solved.lattice
+                error = (project(solved.lattice, pose, camera) - points[:, deciding]).norm(dim=-1)
+                sigma = self._sigma(error, trust[:, deciding])
+                if early: sigma[deciding>=POINTS] = sigma[deciding>=POINTS].clamp_max(float(sigma[deciding<POINTS].median()))
+                weight[:, deciding] = trust[:, deciding] / sigma**2
+        solved = adjust(torch.arange(len(head)), prior, 12 if spread is None else 2)
+        head, pose = normalise(solved.lattice, solved.pose, self.generic)
+        rig = Rig(solved.camera, head[:POINTS], rig.basis, head[POINTS:])
+        error = (project(head, pose, rig.camera) - points).norm(dim=-1)
+        return rig, pose, self._sigma(error, trust)
+
+    def _sigma(self, error: Tensor, trust: Tensor) -> Tensor:
+        """Every point's sigma [L] by the lengths of its errors [n, L], pixels."""
+        error = torch.where(trust > 0.2, error, torch.nan)
+        # The median of a 2-D error's length is 1.18 sigmas. Points never seen well are not steady.
+        sigma = torch.nanmedian(error, 0).values / 1.18
+        return torch.where(sigma.isnan(), 5 * self.sigma, sigma).clamp_min(0.15 * self.sigma)
+
+    def _rigid_weight(self, trust: Tensor, spread: Tensor | None) -> Tensor:
+        """Weights [n, 478 + S] of anchored points for the head as a rigid body."""
         if spread is None:
             weight = trust / self.sigma**2
         else:
             weight = trust / spread**2
-            steady = torch.zeros(POINTS, dtype=torch.bool)
-            steady[spread[:SKIN_POINTS].argsort()[: self.config.rigid_points]] = True
-            weight = torch.where(steady, weight, 0.01 * weight)
+            weight = torch.where(self._steady(spread), weight, 0.01 * weight)
         weight[:, IRIS] = 0.05 * trust[:, IRIS] / self.sigma**2
-        keys = self.keys
-        observed = Observations(points, weight)
-        solved = bundle_adjust(
-            rig.lattice,
-            rig.lattice.new_zeros(len(keys), POINTS, 3),
-            rig.camera,
-            observed[keys],
-            self._lattice_prior(rig.lattice),
-            pose[keys],
-            iterations=20,
-            scale=ROBUST,
-            free_focal=free_focal and spread is not None,
-            focal_prior=(self.start_focal, self.config.focal_spread * INDEPENDENT**0.5),
-        )
-        lattice, key_pose = normalise(solved.lattice, solved.pose, self.generic)
-        depth = key_pose.t[:, 2].median() / pose.t[keys, 2].median()
-        rig = Rig(solved.camera, lattice, rig.basis)
-        none = CoefficientPrior(*[torch.zeros(0)] * 5)
-        found = solve_frames(
-            lattice, rig.basis[:0], rig.camera, observed, none,
-            Pose(pose.R, pose.t * depth), torch.zeros(len(points), 0), iterations=8, scale=ROBUST,
-            workers=self.workers,
-        )  # fmt: skip
-        error = (project(lattice, found.pose, rig.camera) - points).norm(dim=-1)
-        error = torch.where(trust > 0.2, error, torch.nan)[self.train]
-        # The median of a 2-D error's length is 1.18 sigmas. Points never seen well are not steady.
-        sigma = torch.nanmedian(error, 0).values / 1.18
-        sigma = torch.where(sigma.isnan(), 5 * self.sigma, sigma).clamp_min(0.15 * self.sigma)
-        return rig, found.pose, found.pose_information, sigma
+        return weight
+
+    def _steady(self, spread: Tensor) -> Tensor:
+        """Which points decide pose, shape and focal length: bool [478 + S]."""
+        ranked = spread.clone()
+        ranked[IRIS] = torch.inf
+        count = self.config.rigid_points + (len(spread) - POINTS) // 2
+        steady = torch.zeros(len(spread), dtype=torch.bool)
+        steady[ranked.argsort()[:count]] = True
+        return steady
+
+    def _rigid(self, rig: Rig, pose: Pose, seen: Observations) -> tuple[Pose, Tensor]:
+        """Find poses of the head as a rigid body, and their information [n, 6, 6]."""
+        size = seen.points.shape[1]
+        head, none = rig.head[:size], CoefficientPrior(*[torch.zeros(0)] * 5)
+        weight = seen.weight
+        for _ in range(GROUP):
+            found = solve_frames(
+                head, head.new_zeros(0, size, 3), rig.camera, Observations(seen.points, weight),
+                none, pose, pose.t.new_zeros(len(pose.t), 0), iterations=8, scale=ROBUST,
+                workers=self.workers,
+            )  # fmt: skip
+            pose = found.pose
+            # A grimace moves the whole face together, which no point's own robustness sees.
+            error = (project(head, pose, rig.camera) - seen.points).square().sum(-1) * seen.weight
+            face = error[:, :SKIN_POINTS].sum(1) / seen.weight[:, :SKIN_POINTS].sum(1).clamp_min(1e-9)
+            doubt = (face / face.median()).clamp_min(1)
+            weight = seen.weight.clone()
+            weight[:, :POINTS] /= doubt[:, None]
+        return found.pose, found.pose_information
 
     def _all_points(
-        self, rig: Rig, frames: Frames, points: Tensor, trust: Tensor, round_: int
+        self, rig: Rig, frames: Frames, points: Tensor, trust: Tensor, detected: Tensor
     ) -> Observations:
-        """Join anchored points with the detector's lips, lids and irises."""
-        detected = self.detected[..., :2]
-        if round_ > 0:  # before that, what is left over is the landmark fit's own error
-            left_over = detected - frames.points(rig)
-            detected = detected - slide_over_skin(left_over, frames.pose, self.train)
-        weight = trust / self.sigma**2
-        weight[:, IRIS] = 0
+        """Join anchored points [n, 478 + S] with the detector's lips, lids and irises [n, 478, 2]."""
+        joined, total = points[:, :POINTS].clone(), trust[:, :POINTS] / self.sigma**2
+        total[:, IRIS] = 0
         own = visibility(frames.facing(rig)) / self.sigma**2
-        joined, total = points.clone(), weight.clone()
-        a, b = weight[:, DETECTED], own[:, DETECTED]
-        blend = points[:, DETECTED] * a[..., None] + detected[:, DETECTED] * b[..., None]
+        a, b = total[:, DETECTED], own[:, DETECTED]
+        blend = joined[:, DETECTED] * a[..., None] + detected[:, DETECTED] * b[..., None]
         joined[:, DETECTED] = blend / (a + b)[..., None]
         total[:, DETECTED] = a + b
         return Observations(joined, total)
+
+    def every_frame(
+        self, rig: Rig, keyed: Frames, anchors: Anchors | None
+    ) -> tuple[Frames, Observations, tuple[Pose, Tensor] | None]:
+        """Find all frames, with the rig fixed: by landmarks, then by texture."""
+        pose = initial_pose(rig.lattice, self.detected, rig.camera)
+        frames = Frames(pose, torch.zeros(len(self.index), rig.basis.shape[0]))
+        seen = self._detections(rig, frames)
+        if anchors is None:
+            for _ in range(2):
+                found = self._solve(rig, frames, seen, 5)
+                frames = Frames(found.pose, found.coefficients)
+                seen = self._detections(rig, frames)
+            self._tick("All frames are fitted to the landmarks.")
+            return frames, seen, None
+        detected = self.detected[..., :2]
+        slide = Slide.learnt(detected[self.keys] - keyed.points(rig), keyed.pose)
+        weight = 1 / anchors.spread[:POINTS] ** 2
+        weight[IRIS] = 0
+        for _ in range(2):
+            seen = Observations(detected - slide.of(pose), visibility(frames.facing(rig)) * weight)
+            pose, _ = self._rigid(rig, pose, seen)
+            frames = replace(frames, pose=pose)
+        every = torch.arange(len(self.index))
+        steady = None
+        for fine in (False, True):
+            view = frames.view(rig, anchors.shell)
+            points, trust = self._anchored(
+                anchors.surfaces, anchors.reference, every, view, self._tick_frames, fine
+            )
+            seen = Observations(points, self._rigid_weight(trust, anchors.spread))
+            steady = self._rigid(rig, frames.pose, seen)
+            frames = replace(frames, pose=steady[0])
+            seen = self._all_points(rig, frames, points, trust, detected - slide.of(frames.pose))
+            found = self._solve(rig, frames, seen, 8, pose_prior=steady)
+            frames = replace(frames, coefficients=found.coefficients)
+            self._tick("Points of all frames are anchored to the skin.")
+        return frames, seen, steady
 
     def personalised(self, rig: Rig, frames: Frames, seen: Observations) -> Rig:
         """Bend the shapes to the training frames, and append what they leave over.

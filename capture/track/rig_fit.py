@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -111,32 +113,37 @@ def visibility(cosine: Tensor) -> Tensor:
     return ((cosine + 0.1) / 0.6).clamp(0.05, 1.0)
 
 
-def slide_over_skin(left_over: Tensor, pose: Pose, train: Tensor) -> Tensor:
-    """Predict how detected points slide over the skin with the head's pose.
+@dataclass(frozen=True)
+class Slide:
+    """How detected points slide over the skin with the head's pose.
 
-    A ridge regression per point, learnt on training frames, of what the model leaves over on the
-    face's direction (yaw, pitch, their squares). Irises slide as their eye's corners do: what else
-    they leave over is gaze.
-
-    Args:
-        left_over: [n, 478, 2] detected minus modelled points, pixels.
-        pose: of those frames.
-        train: [m] long, the frames to learn from.
-
-    Returns:
-        [n, 478, 2] pixels.
+    A ridge regression per point of what the model leaves over on the face's direction (yaw, pitch,
+    their squares). Irises slide as their eye's corners do: what else they leave over is gaze.
     """
+
+    weights: Tensor
+    """[5, 478 * 2] double."""
+
+    @staticmethod
+    def learnt(left_over: Tensor, pose: Pose) -> Slide:
+        """Learn it from [n, 478, 2] detected minus modelled points, pixels, of frames with ``pose``."""
+        A = _direction(pose)
+        # Directions in which the head hardly turned predict nothing; the constant is free.
+        ridge = SLIDE_RIDGE * len(A) * torch.diag(A.new_tensor([0.0, 1, 1, 1, 1]))
+        return Slide(torch.linalg.solve(A.T @ A + ridge, A.T @ left_over.double().flatten(1)))
+
+    def of(self, pose: Pose) -> Tensor:
+        """Predict it for frames with ``pose``: [n, 478, 2] pixels."""
+        slide = (_direction(pose) @ self.weights).reshape(len(pose.t), POINTS, 2).to(pose.t.dtype)
+        for side in ("left", "right"):
+            corners = list(REGIONS[f"eye_corners_{side}"])
+            slide[:, list(REGIONS[f"iris_{side}"])] = slide[:, corners].mean(1, keepdim=True)
+        return slide
+
+
+def _direction(pose: Pose) -> Tensor:
     yaw, pitch = pose.R[:, 0, 2], pose.R[:, 1, 2]
-    X = torch.stack([torch.ones_like(yaw), yaw, pitch, yaw**2, pitch**2], 1).double()
-    A = X[train]
-    # Directions in which the head hardly turned predict nothing; the constant is free.
-    ridge = SLIDE_RIDGE * len(A) * torch.diag(X.new_tensor([0.0, 1, 1, 1, 1]))
-    weights = torch.linalg.solve(A.T @ A + ridge, A.T @ left_over[train].double().flatten(1))
-    slide = (X @ weights).reshape(left_over.shape).to(left_over.dtype)
-    for side in ("left", "right"):
-        corners = list(REGIONS[f"eye_corners_{side}"])
-        slide[:, list(REGIONS[f"iris_{side}"])] = slide[:, corners].mean(1, keepdim=True)
-    return slide
+    return torch.stack([torch.ones_like(yaw), yaw, pitch, yaw**2, pitch**2], 1).double()
 
 
 def spread_frames(pose: Pose, candidates: Tensor, count: int) -> Tensor:

@@ -347,6 +347,13 @@ class LatticePrior:
     """[3, L, L] inverse covariance of x, of y and of z."""
 
 
+def marginal(prior: LatticePrior, points: Tensor) -> LatticePrior:
+    """What a prior says of some points [n] long alone, whatever the others do."""
+    covariance = torch.linalg.inv(prior.precision.double())
+    some = covariance[:, points[:, None], points]
+    return LatticePrior(prior.mean[points], torch.linalg.inv(some))
+
+
 @dataclass(frozen=True)
 class BundleSolution:
     """Poses, lattice and focal length solved together."""

@@ -15,9 +15,14 @@ from avatar.rotations import matrix_to_rotvec, rigid
 from capture.track.solver import Pose
 
 TURN_ACCELERATION = 6.0
-"""Sigma of the head's angular acceleration, rad/s^2: brisk nods reach 20."""
+"""Sigma of the head's angular acceleration, rad/s^2, of a head that does nothing in
+particular: brisk nods reach 20, shakes 80."""
 SHIFT_ACCELERATION = 1.0
 """Sigma of the head's linear acceleration, m/s^2."""
+BRISK = 2.0
+"""Cauchy scale of accelerations, in sigmas: heads hold still or are turned briskly."""
+BRISK_ROUNDS = 5
+"""Rounds of reweighting; the weights hardly change after the fourth."""
 INDEPENDENT = 0.05
 """Share of the points that err independently, as neighbours share their flow's mistakes: what points
 say counts for so much against what is believed of motion and focal length."""
@@ -74,7 +79,8 @@ def smooth_poses(pose: Pose, information: Tensor, fps: float) -> Pose:
     """Smooth poses of consecutive frames as far as their information allows.
 
     The maximum a posteriori path under white acceleration (a Kalman smoother, solved as one banded
-    system): frames that know their pose hardly move.
+    system, reweighted so that a shake of the head is no outlier to be smoothed away): frames that
+    know their pose hardly move.
 
     Args:
         pose: of F frames.
@@ -89,25 +95,31 @@ def smooth_poses(pose: Pose, information: Tensor, fps: float) -> Pose:
     speed = torch.cat([turn, shift], 1).numpy()
     bend = speed[1:] - speed[:-1]
     sigma = np.repeat([TURN_ACCELERATION, SHIFT_ACCELERATION], 3) / fps**2
-    weight = 1 / sigma**2
     size = 6 * frames
     # Upper band storage: ab[u + i - j, j] = A[i, j]; second differences reach 12 to the side.
     band = 17
-    ab = np.zeros((band + 1, size))
+    known = np.zeros((band + 1, size))
     blocks = INDEPENDENT * information.double().numpy()
     for i in range(6):
         for j in range(i, 6):
-            ab[band + i - j, j::6] += blocks[:, i, j]
-    right = np.zeros((frames, 6))
+            known[band + i - j, j::6] += blocks[:, i, j]
+    known[band] += 1e-9
     stencil = np.array([1.0, -2.0, 1.0])
-    for a in range(3):
-        right[a : frames - 2 + a] -= stencil[a] * weight * bend
-        for b in range(a, 3):
-            for axis in range(6):
-                columns = 6 * np.arange(b, frames - 2 + b) + axis
-                ab[band - 6 * (b - a), columns] += stencil[a] * stencil[b] * weight[axis]
-    ab[band] += 1e-9
-    step = solveh_banded(ab, right.reshape(-1)).reshape(frames, 6)
+    step = np.zeros((frames, 6))
+    for _ in range(BRISK_ROUNDS):
+        now = bend + sum(stencil[a] * step[a : frames - 2 + a] for a in range(3))
+        brisk = np.add.reduceat((now / sigma) ** 2, [0, 3], axis=1) / 3
+        weight = np.repeat(1 / (1 + brisk / BRISK**2), 3, axis=1) / sigma**2
+        ab = known.copy()
+        right = np.zeros((frames, 6))
+        for a in range(3):
+            right[a : frames - 2 + a] -= stencil[a] * weight * bend
+            for b in range(a, 3):
+                for axis in range(6):
+                    columns = 6 * np.arange(b, frames - 2 + b) + axis
+                    share = stencil[a] * stencil[b] * weight[:, axis]
+                    ab[band - 6 * (b - a), columns] += share
+        step = solveh_banded(ab, right.reshape(-1)).reshape(frames, 6)
     return pose.moved(torch.from_numpy(step).to(pose.t.dtype))
 
 

@@ -1,0 +1,189 @@
+"""The ingest stage: decode once; frames to disk, landmarks, sound, splits, and what was odd."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from avatar.capture_data import Landmarks, Splits
+from avatar.checks import InputError
+from avatar.tensorfile import write_json
+from avatar.types import Progress, Reporter
+from capture.folder import fresh_folder, jpeg_options, shrink, working_size, write_image
+from capture.ingest import MIN_FRAMES, ClipInfo, extract_audio, read_frames
+from capture.landmarks import FaceDetector
+from capture.people import FollowedFace, PersonFollower
+from capture.scene import STILL_LEVELS, SceneWatch
+from capture.threads import Writer, prefetched
+
+QUEUE_BYTES = 96 << 20
+"""Pictures that are decoded ahead take at most this much memory, six of Full HD or four of 4K, and
+those that wait to be written as much again."""
+
+STILL_SHARE = 0.012
+"""The points of a still picture's face move by less than this share of its width (1.8 mm), 95 in 100:
+the detector's own trembling is a third of it, and nobody sits as still."""
+
+LOST_S = 1.0
+"""A face that is missing for this many seconds or more is told of."""
+
+GLASSES_SHARE = 0.2
+"""Dark glasses in this share of the frames or more are told of."""
+
+LARGE_BYTES = 4 << 30
+"""Frames that take more disk space than this are told of."""
+
+
+def make_frames(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any]:
+    """Write every frame, find the main person's points, take the sound out.
+
+    Faces are looked for at the working size and stored in pixels of the stored frames.
+
+    Raises:
+        InputError: too few frames, no face, or the same picture throughout.
+    """
+    start = time.perf_counter()
+    folder = fresh_folder(output / "frames")
+    for name in ("audio.wav", "landmarks.safetensors", "track.safetensors", "splits.json"):
+        (output / name).unlink(missing_ok=True)
+    size = working_size(clip.width, clip.height)
+    follower, scene = PersonFollower(*size), SceneWatch()
+    options = jpeg_options(clip.width, clip.height)
+    ahead = int(np.clip(QUEUE_BYTES // (clip.width * clip.height * 3), 1, 6))
+    detecting = 0.0
+    frames = 0
+    with (
+        FaceDetector() as detector,
+        Writer(max(2, ahead)) as writer,
+        prefetched(read_frames(clip), ahead) as images,
+    ):
+        for image in images:
+            writer.put(_write_frame, folder / f"{frames:06d}.jpg", image, options)
+            before = time.perf_counter()
+            small = shrink(image, size)
+            cut = scene.add(small)
+            follower.add(detector.faces(small), small, cut=cut)
+            detecting += time.perf_counter() - before
+            frames += 1
+            report(Progress("ingest", frames, clip.frames))
+    if frames < MIN_FRAMES:
+        raise InputError(
+            f"{clip.path} gave {frames} usable frame{'s' * (frames != 1)}; a capture needs at least "
+            f"{MIN_FRAMES}. The file may be cut off: copy it from the camera again."
+        )
+    followed = follower.result()
+    _check_alive(clip, scene, followed.landmarks)
+    scale = max(size) / max(clip.width, clip.height)
+    landmarks = Landmarks(followed.landmarks.points / scale, followed.landmarks.valid)
+    landmarks.save(output / "landmarks.safetensors")
+    write_json(output / "splits.json", asdict(Splits.default(frames)))
+    has_audio = clip.has_audio and extract_audio(
+        clip.path, output / "audio.wav", start_s=clip.start_s, duration_s=frames / clip.fps
+    )
+    seconds = time.perf_counter() - start
+    stored = sum(path.stat().st_size for path in folder.iterdir())
+    return {
+        "frames": frames,
+        "fps": clip.fps,
+        "width": clip.width,
+        "height": clip.height,
+        "audio": has_audio,
+        "frames_with_others": followed.frames_with_others,
+        "frames_of_others": list(followed.frames_of_others),
+        "cuts": scene.cuts,
+        "warnings": _warnings(clip, frames, stored, scene, followed),
+        # One pass does both: what the detector did not take is decoding, encoding and sound.
+        "seconds": {"ingest": seconds - detecting, "landmarks": detecting},
+    }
+
+
+def _write_frame(path: Path, image: np.ndarray, options: Sequence[int]) -> None:
+    # Not image[..., ::-1]: OpenCV copies such a view three times slower than it encodes it.
+    write_image(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+
+
+def spells(wanted: np.ndarray, fps: float, shortest_s: float) -> list[tuple[float, float]]:
+    """Return (start, end) in seconds of the runs of True [F] that last ``shortest_s`` or more."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], wanted.astype(int), [0]])))
+    runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    return [(a / fps, b / fps) for a, b in runs if (b - a) / fps >= shortest_s]
+
+
+def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks) -> None:
+    """Refuse a clip without a face, and a still picture."""
+    valid = landmarks.valid.numpy()
+    if not valid.any():
+        raise InputError(
+            f"{clip.path} shows no face in any of its {len(valid)} frames. Film one person facing "
+            f"the camera, the head about half the picture's height, in even light."
+        )
+    points = landmarks.points.numpy()[valid][..., :2]
+    usual = np.median(points, axis=0)
+    moved = np.linalg.norm(points - usual, axis=-1) / max(float(np.ptp(usual[:468, 0])), 1e-6)
+    if scene.motion_levels < STILL_LEVELS and np.percentile(moved, 95) < STILL_SHARE:
+        raise InputError(
+            f"{clip.path} shows one still picture: nothing moves from the first frame to the last, "
+            f"so there is no expression to learn. Film ten seconds or more of a person who turns the "
+            f"head and speaks."
+        )
+
+
+def _warnings(
+    clip: ClipInfo, frames: int, stored: int, scene: SceneWatch, followed: FollowedFace
+) -> list[str]:
+    """Sentences on what is wrong with the clip, and what was made of it."""
+    warnings = []
+    if frames < clip.frames:
+        warnings.append(
+            f"The clip is cut off or damaged: {frames} of {clip.frames} frames could be read. "
+            f"Those are used; copy the file from the camera again if more is wanted."
+        )
+    if clip.interlaced:
+        warnings.append("The clip is interlaced, which combs what moves: film progressive video.")
+    if scene.cuts:
+        warnings.append(
+            f"The clip is cut at {_moments([cut / clip.fps for cut in scene.cuts])}. The parts that "
+            f"show the same face are used; film in one take, as light and distance change at a cut."
+        )
+    others = np.zeros(frames, bool)
+    others[list(followed.frames_of_others)] = True
+    if others.any():
+        warnings.append(
+            f"{int(others.sum())} frames show only somebody else's face, which is not followed: they "
+            f"are left out. Film alone."
+        )
+    lost = spells(~followed.landmarks.valid.numpy() & ~others, clip.fps, LOST_S)
+    if lost:
+        times = [f"{start:.1f} to {end:.1f} s" for start, end in lost]
+        warnings.append(
+            f"The face is lost from {_listed(times)}: those frames are left out. Keep it in the "
+            f"picture, uncovered, and turn it less than to the side."
+        )
+    if followed.dark_glasses >= GLASSES_SHARE:
+        warnings.append(
+            f"Dark glasses seem to hide the eyes in {followed.dark_glasses:.0%} of the frames: gaze "
+            f"and blinks are guesses there, and the glasses become part of the face. Film without."
+        )
+    if stored > LARGE_BYTES:
+        warnings.append(
+            f"The frames take {stored / 1e9:.1f} GB of disk space at {clip.width}x{clip.height}. A "
+            f"shorter clip, or one filmed at 1080p, takes less."
+        )
+    return warnings
+
+
+def _moments(seconds: list[float]) -> str:
+    return _listed([f"{second:.1f} s" for second in seconds])
+
+
+def _listed(parts: list[str]) -> str:
+    """Name the first three, and count the rest."""
+    if len(parts) > 3:
+        return f"{', '.join(parts[:3])} and {len(parts) - 3} more"
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
