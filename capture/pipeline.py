@@ -31,6 +31,9 @@ from capture.track.config import TrackConfig
 from capture.track.fit import TOO_FEW, fit_track
 from capture.validity import Validity, judge_frames
 
+MATTER, TRACKER = 2, 2
+"""Versions of what makes masks and tracks: raised where a capture made before should be made anew."""
+
 
 @dataclass(frozen=True)
 class CaptureConfig:
@@ -120,7 +123,7 @@ def _matte_stage(
     output: Path,
     report: Reporter,
 ) -> dict[str, Any]:
-    key = key_of(stages.key("ingest"), None if mask is None else sha256_of(mask.path))
+    key = key_of(stages.key("ingest"), MATTER, None if mask is None else sha256_of(mask.path))
     return stages.run(
         "matte",
         key,
@@ -140,7 +143,7 @@ def _track_stage(
         landmarks = Landmarks.load(output / "landmarks.safetensors")
         splits = Splits.default(ingest["frames"])
         scale = pictures.working_scale
-        track = fit_track(
+        fitted = fit_track(
             Landmarks(landmarks.points * scale, landmarks.valid),
             frame=lambda frame: pictures.working(frame)[0],
             mask=pictures.working_mask,
@@ -150,7 +153,7 @@ def _track_stage(
             splits=splits,
             report=report,
         )
-        track = _in_stored_pixels(track, scale)
+        track = _in_stored_pixels(fitted.track, scale)
         judged = judge_frames(
             landmarks,
             track,
@@ -161,9 +164,18 @@ def _track_stage(
         )
         _check_enough(judged, splits)
         replace(track, valid=torch.from_numpy(judged.valid)).save(output / "track.safetensors")
-        return {"invalid": judged.reasons, "seconds": {"track": time.perf_counter() - start}}
+        focal = {
+            "px": fitted.focal_px / scale,
+            "prior_px": fitted.focal_prior_px / scale,
+            "relative_sigma": fitted.focal_sigma,
+        }
+        return {
+            "focal": focal,
+            "invalid": judged.reasons,
+            "seconds": {"track": time.perf_counter() - start},
+        }
 
-    key = key_of(stages.key("matte"), asdict(TrackConfig()))
+    key = key_of(stages.key("matte"), TRACKER, asdict(TrackConfig()))
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 

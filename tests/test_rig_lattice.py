@@ -16,6 +16,7 @@ from avatar.rig.arkit_basis import (
     arkit_basis,
     generic_arkit_basis,
 )
+from avatar.rig.arkit_drawing import DECAY, Drawing
 from avatar.rig.lattice import (
     EYEBALL_TO_IRIS_M,
     IRIS_DIAMETER_M,
@@ -245,6 +246,18 @@ def test_shapes_scale_with_the_face() -> None:
     large = arkit_basis(1.2 * lattice_table().neutral)
     # The skin's part only: an eyeball has one size, whatever the face.
     assert torch.allclose(large[:, :468], 1.2 * generic_arkit_basis()[:, :468], atol=1e-6)
+
+
+def test_shapes_are_drawn_by_the_smooth_field() -> None:
+    """Drawing inverts the field's energy once for all shapes: the result is the same field."""
+    table = lattice_table()
+    draw = Drawing(table.neutral)
+    moves = {152: (1.0, 2.0, 3.0), 291: (-1.0, 0.0, 0.5), 386: (0.0, 0.0, 0.0)}
+    handles = torch.tensor(list(moves))
+    values = torch.tensor(list(moves.values()), dtype=torch.float64) / 1000
+    expected = smooth_field(table.neutral.double(), table.triangles, handles, values, decay=DECAY)
+    drawn = draw.field({152: moves[152], 291: moves[291]}, still=[386])
+    assert torch.allclose(drawn, expected, atol=1e-9)
 
 
 def test_smooth_field_keeps_its_handles_and_fades() -> None:

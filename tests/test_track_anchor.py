@@ -10,7 +10,7 @@ import torch
 from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.lattice import REGIONS, lattice_table
 from avatar.rotations import rotvec_to_matrix
-from capture.track.anchor import anchor, cut_patch, mean_texture, texture_map
+from capture.track.anchor import anchor, cut_patch, mean_texture, texture_map, unrolled
 from capture.track.rig_fit import facing
 from capture.track.solver import Pinhole, Pose, project
 from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
@@ -84,7 +84,8 @@ def clip():
 def anchored(clip, guess: np.ndarray, workers: int):
     pictures, points, cosine = clip
     table = lattice_table()
-    layout = texture_map(table.neutral.double().numpy(), table.triangles.numpy(), 192)
+    rest = table.neutral.double().numpy()
+    layout = texture_map(unrolled(rest), rest[:, 2], table.triangles.numpy(), 192)
     patches = [cut_patch(p, q, 192) for p, q in zip(pictures, points, strict=True)]
     reference = mean_texture(layout, patches, points, cosine, np.array([2, 3, 4]), workers)
     return anchor(layout, reference, patches, guess, cosine, workers, lambda done: None)

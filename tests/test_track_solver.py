@@ -179,7 +179,7 @@ def test_coefficients_stay_in_their_bounds_and_idle_ones_at_zero(
 ) -> None:
     pose = random_pose(3, generator)
     truth = torch.zeros(3, 52, dtype=torch.float64)
-    truth[:, ARKIT_INDEX["jawOpen"]] = 2.0
+    truth[:, ARKIT_INDEX["mouthSmileLeft"]] = 2.0
     seen = Observations(
         project(deform(lattice, basis, truth), pose, CAMERA),
         torch.ones(3, 478, dtype=torch.float64),
@@ -191,7 +191,7 @@ def test_coefficients_stay_in_their_bounds_and_idle_ones_at_zero(
     )
     assert float(found.coefficients.min()) >= 0.0
     assert float(found.coefficients.max()) <= 1.0
-    assert float(found.coefficients[:, ARKIT_INDEX["jawOpen"]].min()) == 1.0
+    assert float(found.coefficients[:, ARKIT_INDEX["mouthSmileLeft"]].min()) == 1.0
     assert float(found.coefficients[:, ARKIT_INDEX["browDownLeft"]].max()) < 0.02
 
 
@@ -279,7 +279,7 @@ def test_residual_shapes_find_a_motion_that_has_no_name(
     lattice: torch.Tensor, basis: torch.Tensor, generator: torch.Generator
 ) -> None:
     known = basis[[ARKIT_INDEX["jawOpen"]]]
-    unnamed = basis[ARKIT_INDEX["mouthPucker"]]
+    unnamed = basis[ARKIT_INDEX["mouthSmileLeft"]]
     pose = random_pose(50, generator, turn=0.2)
     a = torch.randn(50, 1, generator=generator, dtype=torch.float64)
     seen = Observations(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from avatar.rig.arkit_places import Place as P
 from avatar.rig.lattice import (
     LOWER_LIP_COLUMNS,
     POINTS,
@@ -21,11 +22,14 @@ from avatar.rig.lattice import (
     eyeball_centres,
     lattice_table,
 )
-from avatar.rig.smooth_field import smooth_field
+from avatar.rig.smooth_field import graph_laplacian
 
 HINGE_MM = (0.0, -8.0, -18.0)
 """Axis of the opening jaw from the lattice's ear points, which lie on the cheek's edge before the ear.
 It is the axis about which the chin turns in effect, the sliding of the joint included."""
+
+DECAY = 0.05
+"""How fast a field fades far from its handles, per edge of the lattice."""
 
 LID_RADIUS_MM = 13.0
 """Lids slide on a sphere of this radius: an eyeball of 12 mm and the lid's own thickness."""
@@ -101,21 +105,33 @@ class Drawing:
             (self.neutral[33] - self.neutral[263]).norm() / (generic[33] - generic[263]).norm()
         )
         self.eyeballs = eyeball_centres(self.neutral)
+        # The energy that smooth_field minimises; its inverse, once, serves all shapes.
+        bend = graph_laplacian(self.neutral, self.table.triangles)[:SKIN_POINTS, :SKIN_POINTS]
+        energy = bend.T @ bend + DECAY**2 * torch.eye(SKIN_POINTS, dtype=torch.float64)
+        self.response = torch.linalg.inv(energy)
 
-    def field(
-        self, handles: Handles, still: Iterable[str | int] = (), decay: float = 0.05
-    ) -> Tensor:
-        """Spread handles over the skin; regions and points of ``still`` do not move: [478, 3] metres."""
+    def field(self, handles: Handles, still: Iterable[str | int] = ()) -> Tensor:
+        """Spread handles over the skin as ``smooth_field`` does; ``still`` does not move.
+
+        Args:
+            handles: points that move.
+            still: regions and points that hold still, unless a handle moves them.
+
+        Returns:
+            [478, 3] metres.
+        """
         every: Handles = {}
         for item in still:
             for point in REGIONS[item] if isinstance(item, str) else (item,):
-                every[point] = (0.0, 0.0, 0.0)
-        every.update(handles)
-        points = sorted(p for p in every if p < SKIN_POINTS)
+                every[int(point)] = (0.0, 0.0, 0.0)
+        every.update({int(point): move for point, move in handles.items()})
+        points = sorted(every)
         values = torch.tensor([every[p] for p in points], dtype=torch.float64) * self.unit
-        return smooth_field(
-            self.neutral, self.table.triangles, torch.tensor(points), values, decay=decay
-        )
+        response = self.response[:, points]
+        field = values.new_zeros(POINTS, 3)
+        field[:SKIN_POINTS] = response @ torch.linalg.solve(response[points], values)
+        field[points] = values
+        return field
 
     def weights(self, follow: dict[int, float], still: Iterable[str | int]) -> Tensor:
         """Spread weights in [0, 1] over the skin, as ``field`` does displacements: [478]."""
@@ -149,10 +165,38 @@ class Drawing:
             # It is drawn thin over the teeth: its outer contour goes further than its inner one.
             follow |= {point: 0.10 - 0.02 * row + 0.27 * u**2.5 for row, point in enumerate(column)}
         # From the chin to the angle of the jaw, whose skin slides over the bone.
-        edge = {P.JAW: 0.85, P.JAW_FRONT: 0.95, P.JAW_CHIN: 1.0, P.JAW_BACK: 0.65, P.JAW_ANGLE_FRONT: 0.4, P.JAW_ANGLE: 0.22, P.JAW_BRANCH: 0.1}
-        cheek = {P.CORNER_ABOVE: 0.42, P.FOLD_LOWER: 0.25, P.FOLD: 0.13, P.CHEEK_MIDDLE: 0.10, P.CHEEK_HOLLOW: 0.12, P.PHILTRUM: 0.04}
-        still = [*UPPER_FACE, "nose_bridge", "nose_tip", "nostril_left", "nostril_right",
-                 280, P.CHEEK_APPLE_RIGHT, P.CHEEKBONE, P.CHEEKBONE_RIGHT, P.CHEEK_TOP_INNER, P.CHEEK_TOP_INNER_RIGHT, P.JAW_JOINT, P.JAW_JOINT_RIGHT]  # fmt: skip
+        edge: dict[int, float] = {
+            P.JAW: 0.85,
+            P.JAW_FRONT: 0.95,
+            P.JAW_CHIN: 1.0,
+            P.JAW_BACK: 0.65,
+            P.JAW_ANGLE_FRONT: 0.4,
+            P.JAW_ANGLE: 0.22,
+            P.JAW_BRANCH: 0.1,
+        }
+        cheek: dict[int, float] = {
+            P.CORNER_ABOVE: 0.42,
+            P.FOLD_LOWER: 0.25,
+            P.FOLD: 0.13,
+            P.CHEEK_MIDDLE: 0.10,
+            P.CHEEK_HOLLOW: 0.12,
+            P.PHILTRUM: 0.04,
+        }
+        still = [
+            *UPPER_FACE,
+            "nose_bridge",
+            "nose_tip",
+            "nostril_left",
+            "nostril_right",
+            P.CHEEK_APPLE,
+            P.CHEEK_APPLE_RIGHT,
+            P.CHEEKBONE,
+            P.CHEEKBONE_RIGHT,
+            P.CHEEK_TOP_INNER,
+            P.CHEEK_TOP_INNER_RIGHT,
+            P.JAW_JOINT,
+            P.JAW_JOINT_RIGHT,
+        ]
         return self.weights(follow | self.both(edge | cheek), still)
 
     def jaw(self, turn: float, slide_mm: Move = (0.0, 0.0, 0.0), left_rad: float = 0.0) -> Tensor:
@@ -170,10 +214,16 @@ class Drawing:
     def narrowed(self) -> Tensor:
         """Draw the corners of the mouth and the cheeks in, as an open jaw stretches them: [478, 3]."""
         corners: Handles = {
-            **at(REGIONS["lip_corner_left"], -2.6, 0.0, 0.0), P.CORNER_ABOVE: (-3.0, 0.0, 0.0), P.CORNER_BELOW: (-2.0, 0.0, 0.0),
-            P.FOLD_LOWER: (-2.8, 0.0, 0.0), P.CHEEK_HOLLOW: (-2.0, 0.0, 0.0), P.CHEEK_LOW: (-2.0, 0.0, 0.0), P.FOLD: (-1.2, 0.0, 0.0),
-            P.JAW_ANGLE_FRONT: (-1.0, 0.0, 0.0), P.CHIN_SIDE: (0.0, 0.0, 0.0),
-        }  # fmt: skip
+            **at(REGIONS["lip_corner_left"], -2.6, 0.0, 0.0),
+            P.CORNER_ABOVE: (-3.0, 0.0, 0.0),
+            P.CORNER_BELOW: (-2.0, 0.0, 0.0),
+            P.FOLD_LOWER: (-2.8, 0.0, 0.0),
+            P.CHEEK_HOLLOW: (-2.0, 0.0, 0.0),
+            P.CHEEK_LOW: (-2.0, 0.0, 0.0),
+            P.FOLD: (-1.2, 0.0, 0.0),
+            P.JAW_ANGLE_FRONT: (-1.0, 0.0, 0.0),
+            P.CHIN_SIDE: (0.0, 0.0, 0.0),
+        }
         still = [*UPPER_FACE, "nose_bridge", "nose_tip", "nostril_left", "nostril_right", "chin"]
         for middle in (*UPPER_LIP_COLUMNS[4:7], *LOWER_LIP_COLUMNS[4:7]):
             still.extend(middle)
@@ -194,8 +244,21 @@ class Drawing:
             handles[top] = (0.92 * x + 0.5 * inwards, 0.92 * y, 0.92 * z)
             handles[bottom] = (-0.08 * x + inwards, -0.08 * y, -0.08 * z)
             above[_ABOVE_LID_LEFT[k]] = (0.0, 0.25 * y, 0.1 * z)
-        still = ["brow_left", "eye_corners_left", "nose_bridge", P.CHEEK_APPLE, P.CHEEK_TOP, P.CHEEK_TOP_INNER, P.CHEEK_TOP_SIDE]
-        return self.field(handles | above | at((P.UNDER_LID, P.UNDER_LID_OUTER, P.UNDER_LID_INNER), -0.6, 0.0, 0.0), still)
+        still = [
+            "brow_left",
+            "eye_corners_left",
+            "nose_bridge",
+            P.CHEEK_APPLE,
+            P.CHEEK_TOP,
+            P.CHEEK_TOP_INNER,
+            P.CHEEK_TOP_SIDE,
+        ]
+        return self.field(
+            handles
+            | above
+            | at((P.UNDER_LID, P.UNDER_LID_OUTER, P.UNDER_LID_INNER), -0.6, 0.0, 0.0),
+            still,
+        )
 
     def lids(
         self, upper_mm: float, lower_mm: float, left_mm: float = 0.0, above: float = 0.8
@@ -222,8 +285,17 @@ class Drawing:
         outer, inner = REGIONS["eye_corners_left"]
         handles[outer] = self._round_the_eye(outer, 0.6 * left_mm, 0.0)
         handles[inner] = (0.2 * left_mm, 0.0, 0.0)
-        below = at((P.UNDER_LID, P.UNDER_LID_OUTER, P.UNDER_LID_INNER), 0.55 * left_mm, 0.3 * lower_mm, 0.0)
-        still = ["brow_left", "nose_bridge", P.CHEEK_APPLE, P.CHEEK_TOP, P.CHEEK_TOP_INNER, P.CHEEK_TOP_SIDE]
+        below = at(
+            (P.UNDER_LID, P.UNDER_LID_OUTER, P.UNDER_LID_INNER), 0.55 * left_mm, 0.3 * lower_mm, 0.0
+        )
+        still = [
+            "brow_left",
+            "nose_bridge",
+            P.CHEEK_APPLE,
+            P.CHEEK_TOP,
+            P.CHEEK_TOP_INNER,
+            P.CHEEK_TOP_SIDE,
+        ]
         return self.field(handles | below, still)
 
     def _round_the_eye(self, point: int, left_mm: float, up_mm: float) -> Move:

@@ -7,9 +7,10 @@ import math
 from torch import Tensor
 
 from avatar.rig.arkit_drawing import LIP_CORNERS, LOWER_LIP, UPPER_FACE, UPPER_LIP, Drawing
+from avatar.rig.arkit_places import Place as P
 
 JAW_OPEN_RAD = math.radians(19.5)
-"""Turn of the jaw at jawOpen 1: lips part by about 3.5 cm, a mouth opened wide. Adults can open 4 to
+"""Turn of the jaw at jawOpen 1: lips part by about 3 cm, a mouth opened wide. Adults can open 4 to
 5 cm between the teeth."""
 
 
@@ -19,8 +20,20 @@ def jaw_shapes(draw: Drawing) -> dict[str, Tensor]:
     # mouthClose holds the lips where they rest while the jaw below them stays open.
     stay = {point: 1.0 for point in (*LOWER_LIP, *UPPER_LIP, *LIP_CORNERS)}
     stay |= {P.LIP_BELOW: 0.75, P.CHIN_BOSS: 0.45, P.CHIN: 0.3, P.CHIN_LOW: 0.2, P.CHIN_TIP: 0.1}
-    stay |= draw.both({P.CORNER_BELOW: 0.85, P.CORNER_ABOVE: 0.9, P.CHIN_BOSS_LEFT: 0.55, P.CHIN_SIDE: 0.4, P.JAW: 0.12, P.JAW_BACK: 0.1, P.JAW_ANGLE_FRONT: 0.0})
-    close = draw.weights(stay, (*UPPER_FACE, P.JAW_ANGLE, P.JAW_ANGLE_RIGHT, P.JAW_JOINT, 93))
+    stay |= draw.both(
+        {
+            P.CORNER_BELOW: 0.85,
+            P.CORNER_ABOVE: 0.9,
+            P.CHIN_BOSS_LEFT: 0.55,
+            P.CHIN_SIDE: 0.4,
+            P.JAW: 0.12,
+            P.JAW_BACK: 0.1,
+            P.JAW_ANGLE_FRONT: 0.0,
+        }
+    )
+    close = draw.weights(
+        stay, (*UPPER_FACE, P.JAW_ANGLE, P.JAW_ANGLE_RIGHT, P.JAW_JOINT, P.JAW_JOINT_RIGHT)
+    )
     return {
         "jawOpen": jaw_open,
         # The joint slides down its slope as it slides forward.

@@ -65,11 +65,11 @@ WHAT: dict[str, str] = {
     "eyeLookIn": f"eyeball turns {_SIDE}° towards the nose",
     "eyeLookOut": f"eyeball turns {_SIDE}° away from the nose",
     "eyeLookUp": f"eyeball turns up {_UP}°, lids follow",
-    "eyeSquint": "lower lid rises, upper lid sinks a little, the skin below bunches",
+    "eyeSquint": "lower lid and the skin below it rise and draw towards the nose",
     "eyeWide": "upper lid rises off the iris",
-    "jawForward": "jaw bone slides forward",
-    "jawLeft": "jaw bone swings to the subject's left",
-    "jawRight": "jaw bone swings to the subject's right",
+    "jawForward": "jaw bone slides forward and a little down",
+    "jawLeft": "jaw bone slides and swings to the subject's left",
+    "jawRight": "jaw bone slides and swings to the subject's right",
     "jawOpen": f"jaw bone turns open by {_JAW}° about the hinge before the ears",
     "mouthClose": "lips come together again while the jaw stays open: belongs to jawOpen 1",
     "mouthFunnel": "lips part and come forward into a round opening",
@@ -78,21 +78,21 @@ WHAT: dict[str, str] = {
     "mouthRight": "both lips slide to the subject's right",
     "mouthSmile": "corner goes up, out and back along the cheek",
     "mouthFrown": "corner goes down",
-    "mouthDimple": "corner goes out and back into the cheek",
-    "mouthStretch": "corner goes out and down",
+    "mouthDimple": "corner is sucked back against the teeth, the cheek beside it bulges",
+    "mouthStretch": "corner goes out, back and a little down",
     "mouthRollLower": "lower lip rolls in over the teeth",
     "mouthRollUpper": "upper lip rolls in over the teeth",
     "mouthShrugLower": "lower lip and chin push up and out",
     "mouthShrugUpper": "upper lip pushes up and out",
-    "mouthPress": "both lips press together on that side",
+    "mouthPress": "lower lip and chin push up against the upper lip on that side",
     "mouthLowerDown": "lower lip goes down on that side, showing teeth",
     "mouthUpperUp": "upper lip goes up on that side, showing teeth",
     "browDown": "brow goes down and towards the nose",
     "browInnerUp": "inner halves of both brows rise",
     "browOuterUp": "outer half of the brow rises",
-    "cheekPuff": "both cheeks swell out",
+    "cheekPuff": "cheeks and shut lips swell forward, most at the corners",
     "cheekSquint": "cheek rises under the eye",
-    "noseSneer": "nostril's wing rises, the side of the nose wrinkles",
+    "noseSneer": "nostril's wing rises with the lip and cheek beside it, the side of the nose wrinkles",
     "tongueOut": "nothing: no point of the lattice lies on the tongue",
 }
 """What each shape does, without Left and Right."""
@@ -277,8 +277,9 @@ def as_markdown() -> str:
         "",
         "Expression is 52 coefficients by Apple's names and in Apple's order, 0 at rest and 1 fully. Left "
         "and right are always the subject's own: in these pictures, as in an unmirrored photograph, the "
-        "subject's left is on the right. The shapes are drawn in `avatar/rig/arkit_basis.py`, the one "
-        "place to read them, on the generic face lattice; the tracker then bends them to the person.",
+        "subject's left is on the right. The shapes are drawn on the generic face lattice by "
+        "`avatar/rig/arkit_basis.py`, which names the files that hold them, from places of the face and how "
+        "they move; the tracker then bends them to the person.",
         "",
         "Each picture is one coefficient at 1: the deformed face, warmer where it moves; in blue the mesh "
         "at rest; arrows from where a point was to where it is. `tongueOut` moves nothing.",
@@ -290,7 +291,16 @@ def as_markdown() -> str:
         "the distance between the outer eye corners. 1.0 is a full but ordinary adult motion: jawOpen turns "
         f"the jaw by {_JAW} degrees, a blink closes the whole gap of the person's own lids, the eyeLook shapes "
         f"turn the eye by {_SIDE} degrees sideways and {_UP} up and down. The tracker lets coefficients reach 1.3 for "
-        "people who move more. Personalising a shape changes how points move relative to each other (by a "
+        "people who move more.",
+        "",
+        "Sizes, directions, and how much neighbouring skin goes along, were calibrated against the public "
+        "[ICT-FaceKit](https://github.com/USC-ICT/ICT-FaceKit) head (MIT licence), whose sculpted shapes carry the "
+        "same names; none of its data is here. With our lattice laid on that head, every shape points "
+        "its way (cosine of the two displacement fields at least 0.8) and is 0.75 to 1.3 times its size, which "
+        "`tests/test_arkit_basis.py` measures. We differ where a surface would pass through itself: the inner contour of a lip that rolls in stays "
+        "at the seam.",
+        "",
+        "Personalising a shape changes how points move relative to each other (by a "
         "sigma of 0.6 mm a point), so its size stays tied to these figures; `avatar bench track --truth` "
         "reports the slope of every curve against a rendered head with known coefficients.",
         "",

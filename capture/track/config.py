@@ -43,7 +43,7 @@ class TrackConfig:
     """Sigma of how the personal lattice bends away from the generic one, metres."""
     asymmetry_m: float = 0.002
     """Sigma of the personal lattice's asymmetry, metres; decides the side that is never seen."""
-    sparsity: float = 15.0
+    sparsity: float = 25.0
     """Cost of a unit of coefficient against residuals in sigmas: few shapes rather than many."""
     coefficient_sigma: float = 0.26
     """Sigma of the ARKit coefficients about zero."""

@@ -39,9 +39,9 @@ from capture.track.rig_fit import (
     spread_frames,
     visibility,
 )
-from capture.track.shell import Shell, head_prior, make_shell
+from capture.track.rigid import IRIS, ROBUST, RigidFit
+from capture.track.shell import Shell, make_shell
 from capture.track.solver import (
-    BundleSolution,
     CoefficientPrior,
     FrameSolution,
     LatticePrior,
@@ -49,12 +49,9 @@ from capture.track.solver import (
     Pinhole,
     Pose,
     bundle_adjust,
-    marginal,
-    project,
     solve_frames,
 )
 from capture.track.states import (
-    INDEPENDENT,
     blinks,
     fill,
     fill_poses,
@@ -66,14 +63,8 @@ from capture.track.surfaces import Surfaces, View
 from capture.track.threads import one_thread_a_call
 from capture.track.torso import track_torso
 
-import os
-GROUP=int(os.environ.get('GROUP',1))
-INNER=int(os.environ.get('INNER',3))
-ROBUST = 2.0
-"""Cauchy scale of all residuals, in sigmas."""
 UPPER = 1.3
 """ARKit coefficients may pass 1: a person may move more than the drawn shapes."""
-IRIS = list(range(SKIN_POINTS, POINTS))
 # The detector follows openings better than flow does: flow loses skin that folds away.
 DETECTED = sorted(
     {
@@ -100,6 +91,19 @@ class Anchors:
     """[478 + S] every point's sigma about the rigid head, pixels."""
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """A track, and how firmly its focal length is known."""
+
+    track: Track
+    focal_px: float
+    """Focal length found, pixels."""
+    focal_prior_px: float
+    """What was believed before looking."""
+    focal_sigma: float
+    """Relative sigma of what was found; near the prior's where the head hardly turns."""
+
+
 def fit_track(
     landmarks: Landmarks,
     *,
@@ -111,7 +115,7 @@ def fit_track(
     splits: Splits,
     report: Reporter = ignore_progress,
     config: TrackConfig | None = None,
-) -> Track:
+) -> Tracked:
     """Track a clip of one head before one fixed camera.
 
     Args:
@@ -140,7 +144,8 @@ def fit_track(
         frames, seen, steady = fit.every_frame(rig, keyed, anchors)
         rig = fit.personalised(rig, frames, seen)
         frames = fit.last_pass(rig, frames, seen, steady)
-        return fit.track(rig, frames, mask)
+        track = fit.track(rig, frames, mask)
+    return Tracked(track, rig.camera.focal, fit.start_focal, fit.focal_sigma)
 
 
 class _Fit:
@@ -176,6 +181,8 @@ class _Fit:
         self.centre = (width / 2, height / 2)
         self.generic = lattice_table().neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
+        self.rigid = RigidFit(config, self.generic, self.sigma, self.start_focal, self.workers)
+        self.focal_sigma = config.focal_spread
         self.steps = 1 + config.anchor_rounds + (2 if config.anchor_rounds else 1) + 2
         self.done = 0
 
@@ -224,7 +231,7 @@ class _Fit:
                 self._detections(rig, frames, keys),
                 self._lattice_prior(rig.lattice),
                 frames.pose,
-                iterations=12,
+                iterations=8,
                 scale=ROBUST,
             )
             lattice, pose = normalise(solved.lattice, solved.pose, self.generic)
@@ -260,43 +267,43 @@ class _Fit:
         )
         front = frontality(frames.pose.R)
         chosen = front.argsort(descending=True)[: max(20, len(keys) // 2)]
-        warp: Tensor | None = None
+        view = frames.view(rig, shell)
+        warp = view.points
         spread: Tensor | None = None
         for round_ in range(config.anchor_rounds):
-            view = frames.view(rig, shell)
-            reference = surfaces.reference(
-                keys, view, view.points if warp is None else warp, chosen
-            )
+            reference = surfaces.reference(keys, view, warp, chosen)
             fine = round_ >= config.fine_round
             points, trust = self._anchored(surfaces, reference, keys, view, lambda _: None, fine)
-            # Twice: the second fit knows which points are steady.
-            free_focal = round_ >= config.free_focal_round
+            # In the first round twice: the second fit knows which points are steady.
             for _ in range(2 if spread is None else 1):
-                rig, pose, spread = self._steady_fit(
-                    rig, shell, frames.pose, points, trust, spread, free_focal, round_ < config.trust_shell_rounds
-                )
+                rig, pose, spread, focal_sigma = self.rigid.adjust(
+                    rig, shell, frames.pose, points, trust, spread,
+                    free_focal=round_ >= config.free_focal_round,
+                    trust_shell=round_ < config.trust_shell_rounds,
+                )  # fmt: skip
                 frames = replace(frames, pose=pose)
-                if round_ < config.trust_shell_rounds:
-                    # The shell starts in the wrong place: judged by its misfit it would never get
-                    # the say that it needs to be put right.
-                    spread[POINTS:].clamp_(max=float(spread[:SKIN_POINTS].median()))
+            assert spread is not None
             rig = replace(rig, basis=arkit_basis(rig.lattice))
             detected = self.detected[keys][..., :2]
             if round_ > 0:  # before that, what is left over is the landmark fit's own error
                 slide = Slide.learnt(detected - frames.points(rig), frames.pose)
                 detected = detected - slide.of(frames.pose)
-            hold = self._rigid(rig, pose, Observations(points, self._rigid_weight(trust, spread)))
+            weighed = Observations(points, self.rigid.weight(trust, spread))
+            hold = self.rigid.poses(rig, frames.pose, weighed)
             seen = self._all_points(rig, frames, points, trust, detected)
             solved = self._solve(rig, frames, seen, 8, pose_prior=hold)
             frames = replace(frames, coefficients=solved.coefficients)
             warp = torch.where((trust > 0.1)[..., None], points, view.points)
+            view = frames.view(rig, shell)
             chosen = torch.arange(len(keys))
+            self.focal_sigma = focal_sigma
             self._tick(
-                f"Camera, head and expressions are fitted to the skin's texture, round {round_ + 1}.",
+                f"Camera, head and expressions are fitted to the skin, round {round_ + 1}.",
                 focal_px=rig.camera.focal,
                 spread_px=float(spread[:SKIN_POINTS].median()),
             )
-        reference = surfaces.reference(keys, frames.view(rig, shell), warp, chosen)
+        assert spread is not None, "at least one round was asked for"
+        reference = surfaces.reference(keys, view, warp, chosen)
         return rig, frames, Anchors(surfaces, shell, reference, spread)
 
     def _anchored(
@@ -313,106 +320,6 @@ class _Fit:
         points[:, IRIS] = self.detected[which][:, IRIS, :2]
         trust[:, IRIS] = visibility(view.face[:, IRIS])
         return points, trust
-
-    def _steady_fit(
-        self,
-        rig: Rig,
-        shell: Shell,
-        pose: Pose,
-        points: Tensor,
-        trust: Tensor,
-        spread: Tensor | None,
-        free_focal: bool, early: bool=False,
-    ) -> tuple[Rig, Pose, Tensor]:
-        """Fit head, focal length and the key frames' poses to the steadiest points, as a rigid body.
-
-        Expression is left out on purpose: fitted coefficients explain away errors of pose, and the
-        bundle adjustment would find them confirmed. Points that expressions move have little weight.
-
-        Returns the rig, poses, and every point's sigma in pixels [478 + S].
-        """
-        weight = self._rigid_weight(trust, spread)
-        prior = head_prior(self._lattice_prior(rig.lattice), shell)
-        head, camera = rig.head, rig.camera
-
-        def adjust(which: Tensor, believed: LatticePrior, iterations: int) -> BundleSolution:
-            return bundle_adjust(
-                head[which],
-                head.new_zeros(len(pose.t), len(which), 3),
-                camera,
-                Observations(points[:, which], weight[:, which]),
-                believed,
-                pose,
-                iterations=iterations,
-                scale=ROBUST,
-                free_focal=free_focal and spread is not None,
-                focal_prior=(self.start_focal, self.config.focal_spread * INDEPENDENT**0.5),
-            )
-
-        if spread is not None:
-            # Poses and focal length hang on the steady points; a third of the points is a tenth of
-            # the work, so this may go on until it converges. The others then follow.
-            deciding = torch.nonzero(self._steady(spread))[:, 0]
-            believed = marginal(prior, deciding)
-            head = head.clone()
-            for _ in range(INNER):
-                solved = adjust(deciding, believed, 12)
-                camera, pose, head[deciding] = solved.camera, solved.pose, solved.lattice
-                error = (project(solved.lattice, pose, camera) - points[:, deciding]).norm(dim=-1)
-                sigma = self._sigma(error, trust[:, deciding])
-                if early: sigma[deciding>=POINTS] = sigma[deciding>=POINTS].clamp_max(float(sigma[deciding<POINTS].median()))
-                weight[:, deciding] = trust[:, deciding] / sigma**2
-        solved = adjust(torch.arange(len(head)), prior, 12 if spread is None else 2)
-        head, pose = normalise(solved.lattice, solved.pose, self.generic)
-        rig = Rig(solved.camera, head[:POINTS], rig.basis, head[POINTS:])
-        error = (project(head, pose, rig.camera) - points).norm(dim=-1)
-        return rig, pose, self._sigma(error, trust)
-
-    def _sigma(self, error: Tensor, trust: Tensor) -> Tensor:
-        """Every point's sigma [L] by the lengths of its errors [n, L], pixels."""
-        error = torch.where(trust > 0.2, error, torch.nan)
-        # The median of a 2-D error's length is 1.18 sigmas. Points never seen well are not steady.
-        sigma = torch.nanmedian(error, 0).values / 1.18
-        return torch.where(sigma.isnan(), 5 * self.sigma, sigma).clamp_min(0.15 * self.sigma)
-
-    def _rigid_weight(self, trust: Tensor, spread: Tensor | None) -> Tensor:
-        """Weights [n, 478 + S] of anchored points for the head as a rigid body."""
-        if spread is None:
-            weight = trust / self.sigma**2
-        else:
-            weight = trust / spread**2
-            weight = torch.where(self._steady(spread), weight, 0.01 * weight)
-        weight[:, IRIS] = 0.05 * trust[:, IRIS] / self.sigma**2
-        return weight
-
-    def _steady(self, spread: Tensor) -> Tensor:
-        """Which points decide pose, shape and focal length: bool [478 + S]."""
-        ranked = spread.clone()
-        ranked[IRIS] = torch.inf
-        count = self.config.rigid_points + (len(spread) - POINTS) // 2
-        steady = torch.zeros(len(spread), dtype=torch.bool)
-        steady[ranked.argsort()[:count]] = True
-        return steady
-
-    def _rigid(self, rig: Rig, pose: Pose, seen: Observations) -> tuple[Pose, Tensor]:
-        """Find poses of the head as a rigid body, and their information [n, 6, 6]."""
-        size = seen.points.shape[1]
-        head, none = rig.head[:size], CoefficientPrior(*[torch.zeros(0)] * 5)
-        weight = seen.weight
-        for _ in range(GROUP):
-            found = solve_frames(
-                head, head.new_zeros(0, size, 3), rig.camera, Observations(seen.points, weight),
-                none, pose, pose.t.new_zeros(len(pose.t), 0), iterations=8, scale=ROBUST,
-                workers=self.workers,
-            )  # fmt: skip
-            pose = found.pose
-            # A grimace moves the whole face together, which no point's own robustness sees.
-            error = (project(head, pose, rig.camera) - seen.points).square().sum(-1) * seen.weight
-            face = error[:, :SKIN_POINTS].sum(1) / seen.weight[:, :SKIN_POINTS].sum(1).clamp_min(1e-9)
-            doubt = (face / face.median()).clamp_min(1)
-            weight = seen.weight.clone()
-            weight[:, :POINTS] /= doubt[:, None]
-        return found.pose, found.pose_information
 
     def _all_points(
         self, rig: Rig, frames: Frames, points: Tensor, trust: Tensor, detected: Tensor
@@ -447,7 +354,7 @@ class _Fit:
         weight[IRIS] = 0
         for _ in range(2):
             seen = Observations(detected - slide.of(pose), visibility(frames.facing(rig)) * weight)
-            pose, _ = self._rigid(rig, pose, seen)
+            pose, _ = self.rigid.poses(rig, pose, seen)
             frames = replace(frames, pose=pose)
         every = torch.arange(len(self.index))
         steady = None
@@ -456,8 +363,8 @@ class _Fit:
             points, trust = self._anchored(
                 anchors.surfaces, anchors.reference, every, view, self._tick_frames, fine
             )
-            seen = Observations(points, self._rigid_weight(trust, anchors.spread))
-            steady = self._rigid(rig, frames.pose, seen)
+            seen = Observations(points, self.rigid.weight(trust, anchors.spread))
+            steady = self.rigid.poses(rig, frames.pose, seen)
             frames = replace(frames, pose=steady[0])
             seen = self._all_points(rig, frames, points, trust, detected - slide.of(frames.pose))
             found = self._solve(rig, frames, seen, 8, pose_prior=steady)
@@ -523,10 +430,22 @@ class _Fit:
         every = fill(self.detected[..., :2], self.index, len(self.landmarks.valid))
         return blinks(every, self.fps)[self.index]
 
+    def _residual(self, rig: Rig, frames: Frames) -> Tensor:
+        """Root mean square distance [n] of the model from the detected points, pixels.
+
+        The detector's slide over the skin with the head's turn is its own, learnt from the training
+        frames, and taken out; points weigh as they face the camera.
+        """
+        away = self.detected[..., :2] - frames.points(rig)
+        slide = Slide.learnt(away[self.train], frames.pose[self.train])
+        squared = (away - slide.of(frames.pose)).square().sum(-1)
+        weight = visibility(frames.facing(rig))
+        return ((weight * squared).sum(1) / weight.sum(1)).sqrt()
+
     def track(self, rig: Rig, frames: Frames, mask: Callable[[int], np.ndarray]) -> Track:
         """Assemble the track, the torso last."""
         total = len(self.landmarks.valid)
-        error = (frames.points(rig) - self.detected[..., :2]).square().sum(-1).mean(-1).sqrt()
+        error = self._residual(rig, frames)
         pose = fill_poses(frames.pose, self.index, total)
         expression = fill(frames.coefficients, self.index, total)
         T_cam_world, T_world_head = world_frame(pose)
@@ -550,6 +469,6 @@ class _Fit:
             rig="lattice",
             fps=self.fps,
         )
-        torso = track_torso(track, self.frame, mask, self.splits, self.config.torso)
+        torso = track_torso(track, self.frame, mask, self.splits, self.config.torso, self.workers)
         self._tick("The torso is registered.")
         return replace(track, T_world_torso=torso)

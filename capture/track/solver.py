@@ -363,6 +363,8 @@ class BundleSolution:
     """[L, 3]."""
     camera: Pinhole
     cost: float
+    focal_sigma: float
+    """Relative sigma of the focal length, all else marginalised out; 0 where it was held."""
 
 
 def bundle_adjust(
@@ -405,6 +407,7 @@ def bundle_adjust(
     mean, precision = prior.mean.double(), prior.precision.double()
     unknowns = 3 * size + 1
     damping = 1e-5
+    focal_sigma = 0.0
 
     def cost_of(pose: Pose, lattice: Tensor, camera: Pinhole) -> float:
         error = project(lattice + offsets, pose, camera) - seen.points
@@ -475,6 +478,10 @@ def bundle_adjust(
                 camera, focal=camera.focal * float(step[-1].clamp(-0.3, 0.3).exp())
             )
             new_cost = cost_of(new_pose, new_lattice, new_camera)
+            if free_focal:
+                last = torch.zeros(unknowns, 1, dtype=torch.float64)
+                last[-1] = 1
+                focal_sigma = float(torch.cholesky_solve(last, reduced)[-1, 0]) ** 0.5
             if new_cost < cost or damping > 1e3:
                 break
             damping *= 10
@@ -485,4 +492,6 @@ def bundle_adjust(
         damping = max(damping * 0.2, 1e-8)
         if gain < 3e-5:
             break
-    return BundleSolution(Pose(pose.R.to(start), pose.t.to(start)), lattice.to(start), camera, cost)
+    return BundleSolution(
+        Pose(pose.R.to(start), pose.t.to(start)), lattice.to(start), camera, cost, focal_sigma
+    )

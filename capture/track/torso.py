@@ -21,6 +21,7 @@ from avatar.capture_data import Splits, Track
 from avatar.rig.lattice import REGIONS, deform
 from avatar.rotations import invert_rigid, transform_points
 from capture.track.rig_fit import frontality
+from capture.track.threads import in_parallel
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def register_torso(
     frames: int,
     reference: int,
     config: TorsoConfig | None = None,
+    workers: int = 1,
 ) -> TorsoMotion | None:
     """Register the region below the chin of every frame to the reference frame's.
 
@@ -165,6 +167,7 @@ def register_torso(
         frames: how many frames.
         reference: the frame that all are compared with.
         config: settings.
+        workers: threads; two are of use, and the result does not depend on them.
 
     Returns:
         The motion, or None where the reference shows too little below the chin.
@@ -210,7 +213,8 @@ def register_torso(
 
     found = np.zeros((frames, 4))
     correlation = np.zeros(frames)
-    for order in (range(reference, frames), range(reference - 1, -1, -1)):
+
+    def follow(order: range) -> None:
         last = np.zeros(4)
         for f in order:
             images = pyramid(f)
@@ -227,6 +231,11 @@ def register_torso(
             found[f], correlation[f] = best, quality
             if quality >= config.good_correlation:
                 last = best
+
+    # Forwards and backwards from the reference, at the same time.
+    halves = [range(reference, frames), range(reference - 1, -1, -1)]
+    for _ in in_parallel(follow, halves, workers):
+        pass
     return TorsoMotion(centre, found[:, :2], found[:, 2], np.exp(found[:, 3]), correlation)
 
 
@@ -303,6 +312,7 @@ def track_torso(
     mask: Callable[[int], np.ndarray],
     splits: Splits,
     config: TorsoConfig,
+    workers: int = 1,
 ) -> Tensor:
     """Find the torso's pose in all frames of a track whose heads are solved.
 
@@ -312,6 +322,7 @@ def track_torso(
         mask: index to person mask, uint8 [H, W].
         splits: the reference frame is the most frontal one of ``splits.train``.
         config: settings.
+        workers: threads.
 
     Returns:
         T_world_torso [F, 4, 4]; equal to T_world_head in the reference frame. Where the clip shows
@@ -331,7 +342,7 @@ def track_torso(
         alpha = mask(f).astype(np.float32) / 255
         return grey.astype(np.float32) / 255 * alpha + 1 - alpha
 
-    motion = register_torso(on_white, lambda f: face[f], len(track), reference, config)
+    motion = register_torso(on_white, lambda f: face[f], len(track), reference, config, workers)
     motion = fill_gaps(motion, config.good_correlation) if motion else None
     if motion is None:
         return slow_torso(track.T_world_head, reference, track.fps)
