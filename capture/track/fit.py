@@ -75,6 +75,8 @@ DETECTED = sorted(
     }
 )
 ALL = slice(None)
+SHUT_QUANTILE = 0.05
+"""A mouth is shut in at least this share of the frames."""
 TOO_FEW = 30
 """Frames with a face that a personal rig needs."""
 
@@ -302,9 +304,35 @@ class _Fit:
                 focal_px=rig.camera.focal,
                 spread_px=float(spread[:SKIN_POINTS].median()),
             )
+        rig, frames = self._mouth_shut(rig, frames, seen, hold)
+        view = frames.view(rig, shell)
         assert spread is not None, "at least one round was asked for"
         reference = surfaces.reference(keys, view, warp, chosen)
         return rig, frames, Anchors(surfaces, shell, reference, spread)
+
+    def _mouth_shut(
+        self, rig: Rig, frames: Frames, seen: Observations, hold: tuple[Pose, Tensor]
+    ) -> tuple[Rig, Frames]:
+        """Let the lattice at rest have its mouth shut, as jawOpen's name says.
+
+        Fitted to all frames, a person who talks throughout rests half open: then jawOpen would have
+        to be negative where the mouth shuts. It is let, once, to see how far the lattice must close.
+        """
+        jaw = ARKIT_INDEX["jawOpen"]
+        prior = self._prior(rig.basis.shape[0])
+        lower = prior.lower.clone()
+        lower[jaw] = -1.0
+        sparsity = prior.sparsity.clone()
+        sparsity[jaw] = 0
+        free = replace(prior, lower=lower, sparsity=sparsity)
+        found = self._solve(rig, frames, seen, 8, prior=free, pose_prior=hold)
+        shut = float(found.coefficients[:, jaw].quantile(SHUT_QUANTILE))
+        if shut > -0.02:
+            return rig, frames
+        lattice = rig.lattice + shut * rig.basis[jaw]
+        rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
+        solved = self._solve(rig, frames, seen, 8, pose_prior=hold)
+        return rig, replace(frames, coefficients=solved.coefficients)
 
     def _anchored(
         self,
@@ -413,6 +441,9 @@ class _Fit:
         precision = prior.precision.expand(len(self.index), -1).clone()
         mean[:, eyes] = shut
         precision[:, eyes] = 1 / 0.02**2
+        # The lids' gap has been read: while it closes, nothing of it is left for eyeWide.
+        wide = [ARKIT_INDEX["eyeWideLeft"], ARKIT_INDEX["eyeWideRight"]]
+        precision[:, wide] += (shut > 0.15) / 0.02**2
         sparsity = prior.sparsity.clone()
         sparsity[eyes] = 0
         prior = replace(prior, mean=mean, precision=precision, sparsity=sparsity)
