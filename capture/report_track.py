@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import roma
 import torch
 
 from avatar.capture_data import Track
@@ -20,6 +19,7 @@ from avatar.rig.lattice import (
     deform,
     point_normals,
 )
+from avatar.rotations import matrix_to_rotvec
 
 COMMON_SIDE = 512
 """Residuals of clips compare when the longer side of their pictures is scaled to so many pixels."""
@@ -159,7 +159,7 @@ def jitter(track: Track) -> Jitter:
     tracker has already smoothed counts for less than it is; the plain number bounds it from above.
     """
     R = track.T_world_head[:, :3, :3].double()
-    step = roma.rotmat_to_rotvec(R[:-1].mT @ R[1:]).numpy()
+    step = matrix_to_rotvec(R[:-1].mT @ R[1:]).numpy()
     step = np.degrees(step)
     move = np.diff(track.T_world_head[:, :3, 3].double().numpy(), axis=0) * 1e3
     valid = track.valid.numpy()

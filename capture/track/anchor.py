@@ -274,6 +274,7 @@ def anchor(
         # One step of variational refinement: five cost as much again as all the rest, and rounds of
         # anchoring gain nothing by them.
         flow_of.setVariationalRefinementIterations(1)
+        flow_of.setPatchStride(5)
         for f in part:
             texture = _texture(layout, patches[f], guess[f], facing[f])
             flow = flow_of.calc(base, _grey_of(texture.picture), still.copy())

@@ -16,20 +16,20 @@ class TrackConfig:
     length (1.1) and a cropped studio shot (4). Landmarks alone cannot tell it; the texture can."""
     focal_spread: float = 0.35
     """Relative sigma of that belief once the texture may decide; a head that hardly turns says little."""
-    keyframes: int = 100
+    keyframes: int = 70
     """Training frames on which lattice and focal length are solved, spread over poses and time."""
     basis_frames: int = 400
     """Most training frames on which shapes are personalised."""
-    anchor_rounds: int = 6
+    anchor_rounds: int = 5
     """Rounds of anchoring key frames to the skin's texture and solving again; 0 tracks on landmarks
     alone."""
     trust_shell_rounds: int = 3
     """First rounds in which the points around the face count for no less than the face's own."""
-    fine_round: int = 3
+    fine_round: int = 2
     """First round that compares textures at their full resolution."""
     free_focal_round: int = 1
     """First round that also solves for the focal length; before it, points still slide."""
-    texture_px: int = 256
+    texture_px: int = 240
     """Longer side of the canonical texture; cost grows with its square."""
     shell_px: int = 256
     """Longer side of the texture of the shell around the face."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +62,7 @@ from capture.track.states import (
 )
 from capture.track.surfaces import Surfaces, View
 from capture.track.threads import one_thread_a_call
-from capture.track.torso import track_torso
+from capture.track.torso import TorsoMotion, place_torso, watch_torso
 
 UPPER = 1.3
 """ARKit coefficients may pass 1: a person may move more than the drawn shapes."""
@@ -138,7 +139,10 @@ def fit_track(
         InputError: fewer than 30 training frames show a face.
     """
     fit = _Fit(landmarks, frame, mask, width, height, fps, splits, report, config or TrackConfig())
-    with one_thread_a_call():
+    with one_thread_a_call(), ThreadPoolExecutor(1) as pool:
+        # The torso needs no more than where faces are: it fills a core while the bundle adjustment,
+        # which knows but one, has the other.
+        torso = pool.submit(fit.watch_torso)
         rig, keyed = fit.on_landmarks()
         anchors = None
         if fit.config.anchor_rounds > 0:
@@ -146,7 +150,7 @@ def fit_track(
         frames, seen, steady = fit.every_frame(rig, keyed, anchors)
         rig = fit.personalised(rig, frames, seen)
         frames = fit.last_pass(rig, frames, seen, steady)
-        track = fit.track(rig, frames, mask)
+        track = fit.track(rig, frames, torso.result())
     return Tracked(track, rig.camera.focal, fit.start_focal, fit.focal_sigma)
 
 
@@ -183,6 +187,9 @@ class _Fit:
         self.centre = (width / 2, height / 2)
         self.generic = lattice_table().neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
+        start = initial_pose(self.generic, self.detected, Pinhole(self.start_focal, self.centre))
+        best = int(frontality(start.R[self.train]).argmax())
+        self.reference = int(self.index[self.train[best]])
         self.rigid = RigidFit(config, self.generic, self.sigma, self.start_focal, self.workers)
         self.focal_sigma = config.focal_spread
         self.steps = 1 + config.anchor_rounds + (2 if config.anchor_rounds else 1) + 2
@@ -293,7 +300,7 @@ class _Fit:
             weighed = Observations(points, self.rigid.weight(trust, spread))
             hold = self.rigid.poses(rig, frames.pose, weighed)
             seen = self._all_points(rig, frames, points, trust, detected)
-            solved = self._solve(rig, frames, seen, 8, pose_prior=hold)
+            solved = self._solve(rig, frames, seen, 5, pose_prior=hold)
             frames = replace(frames, coefficients=solved.coefficients)
             warp = torch.where((trust > 0.1)[..., None], points, view.points)
             view = frames.view(rig, shell)
@@ -395,7 +402,7 @@ class _Fit:
             steady = self.rigid.poses(rig, frames.pose, seen)
             frames = replace(frames, pose=steady[0])
             seen = self._all_points(rig, frames, points, trust, detected - slide.of(frames.pose))
-            found = self._solve(rig, frames, seen, 8, pose_prior=steady)
+            found = self._solve(rig, frames, seen, 8 if fine else 5, pose_prior=steady)
             frames = replace(frames, coefficients=found.coefficients)
             self._tick("Points of all frames are anchored to the skin.")
         return frames, seen, steady
@@ -473,7 +480,15 @@ class _Fit:
         weight = visibility(frames.facing(rig))
         return ((weight * squared).sum(1) / weight.sum(1)).sqrt()
 
-    def track(self, rig: Rig, frames: Frames, mask: Callable[[int], np.ndarray]) -> Track:
+    def watch_torso(self) -> TorsoMotion | None:
+        """Follow the torso through the pictures."""
+        oval = self.detected[:, list(REGIONS["face_oval"]), :2]
+        outlines = fill(oval, self.index, len(self.landmarks.valid)).numpy()
+        return watch_torso(
+            outlines, self.reference, self.frame, self.mask, self.config.torso, self.workers
+        )
+
+    def track(self, rig: Rig, frames: Frames, motion: TorsoMotion | None) -> Track:
         """Assemble the track, the torso last."""
         total = len(self.landmarks.valid)
         error = self._residual(rig, frames)
@@ -500,6 +515,6 @@ class _Fit:
             rig="lattice",
             fps=self.fps,
         )
-        torso = track_torso(track, self.frame, mask, self.splits, self.config.torso, self.workers)
+        torso = place_torso(track, motion, self.reference)
         self._tick("The torso is registered.")
         return replace(track, T_world_torso=torso)

@@ -24,6 +24,7 @@ from capture.track.solver import (
     Observations,
     Pose,
     bundle_adjust,
+    conditional,
     marginal,
     project,
     solve_frames,
@@ -124,7 +125,9 @@ class RigidFit:
         free_focal = free_focal and spread is not None
         focal_sigma = self.config.focal_spread
 
-        def solve(which: Tensor, believed: LatticePrior, iterations: int) -> BundleSolution:
+        def solve(
+            which: Tensor, believed: LatticePrior, iterations: int, free_pose: bool = True
+        ) -> BundleSolution:
             return bundle_adjust(
                 head[which],
                 head.new_zeros(len(pose.t), len(which), 3),
@@ -134,36 +137,39 @@ class RigidFit:
                 pose,
                 iterations=iterations,
                 scale=ROBUST,
-                free_focal=free_focal,
+                free_focal=free_focal and free_pose,
                 focal_prior=(self.start_focal, self.config.focal_spread * INDEPENDENT**0.5),
+                free_pose=free_pose,
             )
 
-        def learnt(which: Tensor, solved: BundleSolution) -> Tensor:
-            error = project(solved.lattice, solved.pose, solved.camera) - points[:, which]
-            spread = self._spread(error.norm(dim=-1), trust[:, which])
+        def learnt(which: Tensor) -> Tensor:
+            error = (project(head[which], pose, camera) - points[:, which]).norm(dim=-1)
+            spread = self._spread(error, trust[:, which])
             around = which >= POINTS
             if trust_shell and around.any():
                 face = float(spread[which < SKIN_POINTS].median())
                 spread = torch.where(around, spread.clamp_max(face), spread)
             return spread
 
-        if spread is not None:
-            # Poses and focal length hang on the steady points; half of the points is an eighth of
-            # the work, so this may go on until it converges. The others then follow.
-            deciding = torch.nonzero(self._steady(spread))[:, 0]
-            believed = marginal(prior, deciding)
-            head = head.clone()
-            for _ in range(2):
-                solved = solve(deciding, believed, 10)
-                camera, pose, head[deciding] = solved.camera, solved.pose, solved.lattice
-                weight[:, deciding] = trust[:, deciding] / learnt(deciding, solved) ** 2
-                if free_focal:
-                    focal_sigma = solved.focal_sigma / INDEPENDENT**0.5
-        every = torch.arange(len(head))
-        solved = solve(every, prior, 6 if spread is None else 2)
-        spread = learnt(every, solved)
-        head, pose = normalise(solved.lattice, solved.pose, self.generic)
-        rig = Rig(solved.camera, head[:POINTS], rig.basis, head[POINTS:])
+        # Poses and focal length hang on half of the points, which is an eighth of the work, so it may
+        # go on until it converges; the other points then find their places.
+        first = torch.arange(len(head)) % 2 == 0
+        chosen = first if spread is None else self._steady(spread)
+        deciding, others = torch.nonzero(chosen)[:, 0], torch.nonzero(~chosen)[:, 0]
+        believed = marginal(prior, deciding)
+        head = head.clone()
+        for _ in range(2):
+            solved = solve(deciding, believed, 10)
+            camera, pose, head[deciding] = solved.camera, solved.pose, solved.lattice
+            if spread is not None:
+                weight[:, deciding] = trust[:, deciding] / learnt(deciding) ** 2
+            if free_focal:
+                focal_sigma = solved.focal_sigma / INDEPENDENT**0.5
+        believed = conditional(prior, others, deciding, head[deciding])
+        head[others] = solve(others, believed, 3, free_pose=False).lattice
+        spread = learnt(torch.arange(len(head)))
+        head, pose = normalise(head, pose, self.generic)
+        rig = Rig(camera, head[:POINTS], rig.basis, head[POINTS:])
         return rig, pose, spread, focal_sigma
 
     def poses(self, rig: Rig, pose: Pose, seen: Observations) -> tuple[Pose, Tensor]:

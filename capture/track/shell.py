@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
-from matplotlib.path import Path as Polygon
 from scipy.spatial import Delaunay
 from torch import Tensor
 
@@ -38,9 +38,8 @@ ASYMMETRY_M = 0.006
 """Sigma of the difference between the shell's sides: partings."""
 AWAY_M = 0.02
 """Sigma of a point's distance from the ellipsoid, metres."""
-RIM = tuple(
-    p for p in REGIONS["face_oval"] if p not in REGIONS["jaw_line"]
-)  # the oval without the jaw
+RIM = tuple(p for p in REGIONS["face_oval"] if p not in REGIONS["jaw_line"])
+"""The face's outline without the jaw: what the ellipsoid goes through."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,14 @@ def make_shell(lattice: Tensor, generic: Tensor) -> Shell:
     width, depth = np.clip(inverse, 1e-9, None) ** -0.5
     width, depth = np.clip([width, depth], (0.065 * size, 0.08 * size), (0.09 * size, 0.115 * size))
     face = _chart(skin, centre)
-    outline = Polygon(face[list(REGIONS["face_oval"])])
+    outline = face[list(REGIONS["face_oval"])]
     rows: list[tuple[float, float]] = []
-    steps = int(WIDEST / SPACING)
     for k, latitude in enumerate(np.arange(LOWEST, HIGHEST, SPACING * np.sqrt(0.75))):
         # Meridians close in towards the crown: keep the spacing along each circle.
         step = SPACING / max(np.cos(latitude), 0.3)
         n = int(WIDEST / step)
         shift = 0.5 * (k % 2)
         rows += [(step * (j + shift), latitude) for j in range(-n, n + 1 - (k % 2))]
-    del steps
     angles = np.array(rows)
     direction = np.stack(
         [
@@ -93,7 +90,7 @@ def make_shell(lattice: Tensor, generic: Tensor) -> Shell:
     radius = 1 / np.sqrt(((direction / [width, height, depth]) ** 2).sum(1))
     points = centre + direction * radius[:, None]
     near = np.linalg.norm(angles[:, None] - face[None, :SKIN_POINTS], axis=2).min(1)
-    keep = ~outline.contains_points(angles) & (near > 0.5 * SPACING)
+    keep = ~_inside(outline, angles) & (near > 0.5 * SPACING)
     keep &= points[:, 1] > EAR_LOBE * size
     angles, points = angles[keep], points[keep]
     chart = np.concatenate([face, angles])
@@ -102,7 +99,7 @@ def make_shell(lattice: Tensor, generic: Tensor) -> Shell:
     corners = chart[triangles]
     longest = np.linalg.norm(corners - np.roll(corners, 1, 1), axis=2).max(1)
     ok = (triangles >= POINTS).any(1) & (longest < 2.6 * SPACING)
-    ok &= ~outline.contains_points(corners.mean(1))
+    ok &= ~_inside(outline, corners.mean(1))
     triangles, corners = triangles[ok], corners[ok]
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     turned = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0
@@ -115,6 +112,12 @@ def make_shell(lattice: Tensor, generic: Tensor) -> Shell:
         torch.from_numpy(partner),
         chart,
     )
+
+
+def _inside(outline: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Which places [n, 2] lie inside of a closed outline [m, 2]."""
+    polygon = outline.astype(np.float32)
+    return np.array([cv2.pointPolygonTest(polygon, (x, y), False) > 0 for x, y in places])
 
 
 def _chart(points: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor
 from avatar.rotations import rotvec_to_matrix
 from capture.track.threads import in_parallel
 
-CHUNK = 64
+CHUNK = 32
 """Frames whose Jacobians are held at once; bounds memory to tens of megabytes."""
 
 
@@ -354,6 +354,16 @@ def marginal(prior: LatticePrior, points: Tensor) -> LatticePrior:
     return LatticePrior(prior.mean[points], torch.linalg.inv(some))
 
 
+def conditional(prior: LatticePrior, points: Tensor, given: Tensor, where: Tensor) -> LatticePrior:
+    """What a prior says of some points [n] long once others, ``given`` [m] long, are at ``where`` [m, 3]."""
+    precision = prior.precision.double()
+    own = precision[:, points[:, None], points]
+    cross = precision[:, points[:, None], given]
+    away = (where - prior.mean[given]).double().T[..., None]
+    shift = torch.cholesky_solve(cross @ away, torch.linalg.cholesky(own))[..., 0].T
+    return LatticePrior(prior.mean[points] - shift.to(prior.mean.dtype), own)
+
+
 @dataclass(frozen=True)
 class BundleSolution:
     """Poses, lattice and focal length solved together."""
@@ -457,22 +467,26 @@ def bundle_adjust(
         else:
             H_cross[..., -1] = 0
             S[-1, -1] = 1.0
-        if not free_pose:
-            H_cross, g_pose = torch.zeros_like(H_cross), torch.zeros_like(g_pose)
         while True:
             D = H_pose + damping * torch.diag_embed(H_pose.diagonal(dim1=1, dim2=2) + 1e-9)
-            L = torch.linalg.cholesky(D)
-            Z = torch.linalg.solve_triangular(L, H_cross, upper=False)
-            y = torch.linalg.solve_triangular(L, g_pose[..., None], upper=False)
-            Zf = Z.reshape(frames * 6, unknowns)
             damped = S + damping * torch.diag(S.diagonal())
-            reduced = torch.linalg.cholesky(damped - Zf.T @ Zf)
-            right = Zf.T @ y.reshape(-1) - g
+            right = -g
+            L = Z = y = torch.zeros(0)
+            if free_pose:
+                L = torch.linalg.cholesky(D)
+                Z = torch.linalg.solve_triangular(L, H_cross, upper=False)
+                y = torch.linalg.solve_triangular(L, g_pose[..., None], upper=False)
+                Zf = Z.reshape(frames * 6, unknowns)
+                damped -= Zf.T @ Zf
+                right += Zf.T @ y.reshape(-1)
+            reduced = torch.linalg.cholesky(damped)
             step = torch.cholesky_solve(right[:, None], reduced)[:, 0]
-            back = torch.linalg.solve_triangular(
-                L.transpose(1, 2), -y - (Z @ step[:, None]), upper=True
-            )[..., 0]
-            new_pose = pose.moved(back)
+            new_pose = pose
+            if free_pose:
+                back = torch.linalg.solve_triangular(
+                    L.transpose(1, 2), -y - (Z @ step[:, None]), upper=True
+                )[..., 0]
+                new_pose = pose.moved(back)
             new_lattice = lattice + step[:-1].reshape(size, 3)
             new_camera = replace(
                 camera, focal=camera.focal * float(step[-1].clamp(-0.3, 0.3).exp())

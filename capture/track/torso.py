@@ -17,10 +17,8 @@ import torch
 from scipy.ndimage import convolve1d, gaussian_filter1d, median_filter
 from torch import Tensor
 
-from avatar.capture_data import Splits, Track
-from avatar.rig.lattice import REGIONS, deform
-from avatar.rotations import invert_rigid, transform_points
-from capture.track.rig_fit import frontality
+from avatar.capture_data import Track
+from avatar.rotations import invert_rigid
 from capture.track.threads import in_parallel
 
 
@@ -306,47 +304,46 @@ def slow_torso(T_world_head: Tensor, reference: int, fps: float) -> Tensor:
     return T
 
 
-def track_torso(
-    track: Track,
+def watch_torso(
+    face: np.ndarray,
+    reference: int,
     frame: Callable[[int], np.ndarray],
     mask: Callable[[int], np.ndarray],
-    splits: Splits,
     config: TorsoConfig,
     workers: int = 1,
-) -> Tensor:
-    """Find the torso's pose in all frames of a track whose heads are solved.
+) -> TorsoMotion | None:
+    """Register the torso in all frames of a clip; knows nothing of heads but where their faces are.
 
     Args:
-        track: with final heads.
+        face: [F, n, 2] outline of the face, pixels; frames without one have a guess.
+        reference: the frame that all are compared with.
         frame: index to picture, uint8 [H, W, 3].
         mask: index to person mask, uint8 [H, W].
-        splits: the reference frame is the most frontal one of ``splits.train``.
         config: settings.
         workers: threads.
 
     Returns:
-        T_world_torso [F, 4, 4]; equal to T_world_head in the reference frame. Where the clip shows
-        too little below the chin, the head's slow motion.
+        The motion, gaps filled; None where the clip shows too little below the chin.
     """
-    T_cam_head = (track.T_cam_world[0] @ track.T_world_head).double()
-    oval = list(REGIONS["face_oval"])
-    posed = deform(track.lattice, track.basis, track.expression).double()[:, oval]
-    p = transform_points(T_cam_head, posed) @ track.K[0].double().T
-    face = (p[..., :2] / p[..., 2:]).numpy()
-    usable = track.valid.clone()
-    usable[: splits.train[0]] = usable[splits.train[1] :] = False
-    reference = int(frontality(T_cam_head[:, :3, :3]).masked_fill(~usable, -4).argmax())
 
     def on_white(f: int) -> np.ndarray:
         grey = cv2.cvtColor(np.ascontiguousarray(frame(f)), cv2.COLOR_RGB2GRAY)
         alpha = mask(f).astype(np.float32) / 255
         return grey.astype(np.float32) / 255 * alpha + 1 - alpha
 
-    motion = register_torso(on_white, lambda f: face[f], len(track), reference, config, workers)
+    motion = register_torso(on_white, lambda f: face[f], len(face), reference, config, workers)
     motion = fill_gaps(motion, config.good_correlation) if motion else None
+    return calmed(motion, reference) if motion else None
+
+
+def place_torso(track: Track, motion: TorsoMotion | None, reference: int) -> Tensor:
+    """Turn the torso's motion in the picture into poses T_world_torso [F, 4, 4].
+
+    Equal to T_world_head in the reference frame. Without a motion, the head's slow one.
+    """
     if motion is None:
         return slow_torso(track.T_world_head, reference, track.fps)
-    motion = calmed(motion, reference)
+    T_cam_head = (track.T_cam_world[0] @ track.T_world_head).double()
     poses = torso_poses(motion, T_cam_head[reference].numpy(), track.K[0].double().numpy())
     T_world_cam = invert_rigid(track.T_cam_world[0].double())
     return (T_world_cam @ torch.from_numpy(poses)).to(track.T_world_head.dtype)
