@@ -195,10 +195,10 @@ def test_rendered_head_is_tracked_to_under_a_degree(data) -> None:
     ).track  # fmt: skip
     R_true = torch.from_numpy(truth["world_to_camera_R"][0] @ truth["head_rotation"][::3])
     errors = turn_errors(track.T_cam_world[0] @ track.T_world_head, R_true)
-    # Measured 0.71 degrees mean, 2.0 at the 95th percentile; raw landmarks give 2.5 and 5.2.
-    assert float(errors.mean()) < 0.95
-    assert float(errors.quantile(0.95)) < 2.7
-    assert float(track.K[0, 0, 0]) == pytest.approx(float(truth["K"][0, 0]), rel=0.08)
+    # On all 900 frames 0.4 degrees mean, 0.9 at the 95th percentile; raw landmarks give 2.5 and 5.2.
+    assert float(errors.mean()) < 0.65
+    assert float(errors.quantile(0.95)) < 1.6
+    assert float(track.K[0, 0, 0]) == pytest.approx(float(truth["K"][0, 0]), rel=0.05)
     weights = dict(zip(truth["names"].tolist(), truth["weights"][::3].T, strict=True))
     for name, ict in (("jawOpen", "jawOpen"), ("eyeBlinkLeft", "eyeBlink_L")):
         curve = track.expression[:, ARKIT_INDEX[name]].numpy()

@@ -29,7 +29,7 @@ class TrackConfig:
     """First round that compares textures at their full resolution."""
     free_focal_round: int = 1
     """First round that also solves for the focal length; before it, points still slide."""
-    texture_px: int = 240
+    texture_px: int = 224
     """Longer side of the canonical texture; cost grows with its square."""
     shell_px: int = 256
     """Longer side of the texture of the shell around the face."""

@@ -402,7 +402,7 @@ class _Fit:
             steady = self.rigid.poses(rig, frames.pose, seen)
             frames = replace(frames, pose=steady[0])
             seen = self._all_points(rig, frames, points, trust, detected - slide.of(frames.pose))
-            found = self._solve(rig, frames, seen, 8 if fine else 5, pose_prior=steady)
+            found = self._solve(rig, frames, seen, 6 if fine else 4, pose_prior=steady)
             frames = replace(frames, coefficients=found.coefficients)
             self._tick("Points of all frames are anchored to the skin.")
         return frames, seen, steady
