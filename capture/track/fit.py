@@ -76,6 +76,8 @@ DETECTED = sorted(
     }
 )
 ALL = slice(None)
+LOST = 8.0
+"""Anchored points this many sigmas (3 % of the face's width) from the detected ones are half believed."""
 SHUT_QUANTILE = 0.05
 """A mouth is shut in at least this share of the frames."""
 TOO_FEW = 30
@@ -360,7 +362,10 @@ class _Fit:
         self, rig: Rig, frames: Frames, points: Tensor, trust: Tensor, detected: Tensor
     ) -> Observations:
         """Join anchored points [n, 478 + S] with the detector's lips, lids and irises [n, 478, 2]."""
-        joined, total = points[:, :POINTS].clone(), trust[:, :POINTS] / self.sigma**2
+        joined = points[:, :POINTS].clone()
+        # Flow that lost its way ends far from where the detector is; slides are long taken out.
+        lost = (joined - detected).square().sum(-1) / (LOST * self.sigma) ** 2
+        total = trust[:, :POINTS] / (1 + lost) / self.sigma**2
         total[:, IRIS] = 0
         own = visibility(frames.facing(rig)) / self.sigma**2
         a, b = total[:, DETECTED], own[:, DETECTED]
@@ -368,6 +373,11 @@ class _Fit:
         joined[:, DETECTED] = blend / (a + b)[..., None]
         total[:, DETECTED] = a + b
         return Observations(joined, total)
+
+    def _firm(self, pose: Pose) -> Tensor:
+        """Information [n, 6, 6] of poses known to a tenth of a degree and a millimetre."""
+        sigma = pose.t.new_tensor([0.002] * 3 + [0.001] * 3).double()
+        return torch.diag(1 / sigma**2).expand(len(pose.t), 6, 6)
 
     def every_frame(
         self, rig: Rig, keyed: Frames, anchors: Anchors | None
@@ -391,6 +401,12 @@ class _Fit:
             seen = Observations(detected - slide.of(pose), visibility(frames.facing(rig)) * weight)
             pose, _ = self.rigid.poses(rig, pose, seen)
             frames = replace(frames, pose=pose)
+        # Mouths as wide open as they are detected: flow does not find a lip so far from the guess.
+        seen = Observations(
+            detected - slide.of(pose), visibility(frames.facing(rig)) / self.sigma**2
+        )
+        found = self._solve(rig, frames, seen, 4, pose_prior=(pose, self._firm(pose)))
+        frames = replace(frames, coefficients=found.coefficients)
         every = torch.arange(len(self.index))
         steady = None
         for fine in (False, True):
