@@ -25,9 +25,19 @@ from capture.track.solver import (
     project,
 )
 from capture.track.states import smooth_poses
+from capture.track.threads import one_thread_a_call
 
 GENERIC = lattice_table().neutral
 CAMERA = Pinhole(900.0, (256.0, 256.0))
+
+
+@pytest.fixture(autouse=True)
+def as_the_tracker_runs():
+    """One thread a call: OpenMP's threads wait by spinning, for minutes beside another busy process."""
+    with one_thread_a_call():
+        yield
+
+
 FACING_CAMERA = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 
 
