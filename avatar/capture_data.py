@@ -83,7 +83,8 @@ class Track:
     landmarks_px: Tensor
     """[F, 478, 2] detected points in camera 0, pixels of the stored frames; 0 where not valid."""
     residual_px: Tensor
-    """[F] RMS distance of the model's points from the detected ones, pixels."""
+    """[F] RMS distance of the model's points from the detected ones, pixels, the detector's learnt slide
+    over the skin taken out and points weighted as they face the camera."""
     valid: Tensor
     """[F] bool: the frame shows the face and was solved."""
     expression_names: tuple[str, ...]
@@ -260,13 +261,13 @@ class Capture:
         if picture is None:
             picture = self._read(path, cv2.IMREAD_COLOR)
         # Not [..., ::-1]: whoever takes such a view next copies it, several times more slowly.
-        return cv2.cvtColor(_shrunk(picture, size), cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(shrunk(picture, size), cv2.COLOR_BGR2RGB)
 
     def mask(
         self, frame: int, camera: int = 0, *, size: tuple[int, int] | None = None
     ) -> np.ndarray:
         """Read a person mask, uint8 [H, W], 255 on the person; arguments as for ``frame``."""
-        return _shrunk(self._read(self.mask_path(frame, camera), cv2.IMREAD_GRAYSCALE), size)
+        return shrunk(self._read(self.mask_path(frame, camera), cv2.IMREAD_GRAYSCALE), size)
 
     def on_white(
         self, frame: int, camera: int = 0, *, size: tuple[int, int] | None = None
@@ -303,7 +304,7 @@ class Capture:
         return picture
 
 
-def _shrunk(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+def shrunk(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """Average a picture down to (width, height); itself where it has that size or None is given."""
     if size is None or size == (picture.shape[1], picture.shape[0]):
         return picture

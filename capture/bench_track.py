@@ -340,7 +340,7 @@ def print_rows(result: dict[str, Any], console: Console) -> None:
         "peak memory, MiB": lambda r: _text(r["peak_mib"], 0),
         f"residual at {COMMON_SIDE}, px": lambda r: _text(r["residual_512_px"], 2),
         "  95th percentile": lambda r: _text(r["residual_p95_512_px"], 2),
-        "  points facing the camera": lambda r: _text(r["residual_facing_512_px"], 2),
+        "  as detected, with its slide": lambda r: _text(r["residual_facing_512_px"], 2),
         "jitter, degrees": lambda r: f"{r['jitter_deg']:.2f}",
         "  beyond smooth motion": lambda r: f"{r['jitter_extra_deg']:.2f}",
         "jitter, mm": lambda r: f"{r['jitter_mm']:.2f}",

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from avatar.capture_data import REDUCED_COLOUR, shrunk
 from avatar.checks import InputError
 from avatar.tensorfile import write_json
 
@@ -166,13 +167,6 @@ def working_size(width: int, height: int) -> tuple[int, int]:
     return (side, other) if width >= height else (other, side)
 
 
-def shrink(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a picture at a smaller (width, height); itself where it has that size."""
-    if (picture.shape[1], picture.shape[0]) == size:
-        return picture
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
 def jpeg_options(width: int, height: int) -> tuple[int, ...]:
     """Return how frames of a size are encoded."""
     return JPEG_LARGE if max(width, height) > LARGE_SIDE else JPEG
@@ -189,13 +183,8 @@ class Pictures:
         self.working_scale = max(self.working_size) / max(width, height)
         """Pixels of a working picture for one of the stored frame, at most 1."""
         # JPEG decodes to a half, quarter or eighth at a fraction of the cost; never below the size.
-        modes = {
-            2: cv2.IMREAD_REDUCED_COLOR_2,
-            4: cv2.IMREAD_REDUCED_COLOR_4,
-            8: cv2.IMREAD_REDUCED_COLOR_8,
-        }
         self._reduction, self._mode = 1, cv2.IMREAD_COLOR
-        for factor, mode in modes.items():
+        for factor, mode in reversed(REDUCED_COLOUR):
             if self.working_scale * factor <= 1:
                 self._reduction, self._mode = factor, mode
 
@@ -216,12 +205,12 @@ class Pictures:
         """
         path = self._folder / "frames" / "cam0" / f"{frame:06d}.jpg"
         picture = self._read(path, self._mode, self._reduction)
-        picture = cv2.cvtColor(shrink(picture, self.working_size), cv2.COLOR_BGR2RGB)
+        picture = cv2.cvtColor(shrunk(picture, self.working_size), cv2.COLOR_BGR2RGB)
         return picture, self.working_scale
 
     def working_mask(self, frame: int) -> np.ndarray:
         """Read a person mask at the size to work at, uint8 [h, w]."""
-        return shrink(self.mask(frame), self.working_size)
+        return shrunk(self.mask(frame), self.working_size)
 
     def _read(self, path: Path, mode: int, reduction: int = 1) -> np.ndarray:
         picture = cv2.imread(str(path), mode)

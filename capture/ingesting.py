@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from avatar.capture_data import Landmarks, Splits
+from avatar.capture_data import Landmarks, Splits, shrunk
 from avatar.checks import InputError
 from avatar.tensorfile import write_json
 from avatar.types import Progress, Reporter
-from capture.folder import fresh_folder, jpeg_options, shrink, working_size, write_image
+from capture.folder import fresh_folder, jpeg_options, working_size, write_image
 from capture.ingest import MIN_FRAMES, ClipInfo, extract_audio, read_frames
 from capture.landmarks import FaceDetector
 from capture.people import FollowedFace, PersonFollower
@@ -66,7 +66,7 @@ def make_frames(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any
         for image in images:
             writer.put(_write_frame, folder / f"{frames:06d}.jpg", image, options)
             before = time.perf_counter()
-            small = shrink(image, size)
+            small = shrunk(image, size)
             cut = scene.add(small)
             follower.add(detector.faces(small), small, cut=cut)
             detecting += time.perf_counter() - before

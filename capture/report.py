@@ -227,7 +227,8 @@ def _tiles(track: Track, width: int, height: int, focal: Mapping[str, Any] | Non
     return (
         '<div class="tiles">'
         + "".join(f"<div><b>{value}</b><small>{text}</small></div>" for value, text in tiles)
-        + "</div><p><small>Residual: RMS distance of the model's points from the detected ones in a frame. "
+        + "</div><p><small>Residual: RMS distance of the model's points from the detected ones in a frame, without the "
+        "detector's usual slide over the skin as the head turns; points count as they face the camera. "
         "Shake: RMS of second differences between frames; beyond smooth motion is what noise alone would "
         "give, judged by fourth differences, in which a head's own motion cancels.</small></p>"
     )
@@ -258,8 +259,8 @@ def _residuals(track: Track, width: int, height: int) -> list[str]:
         "<h3>Residual over time</h3>",
         plot({"model to landmarks, RMS": residual}, track.fps, unit="pixels", span=(0.0, high)),
         "<h3>Residual by region</h3>",
-        "<p>Points that face the camera; the others are guesses of the detector, and the curve above holds "
-        "them too.</p>"
+        "<p>Points that face the camera, as they were detected: the detector's slide over the skin, which "
+        "the curve above leaves out, is in these.</p>"
         f'<div class="wide"><table><tr><th>region</th><th>median, px</th><th>p95, px</th><th>at {COMMON_SIDE}, px</th>'
         f"<th></th></tr>{rows}</table></div>",
     ]

@@ -4,10 +4,12 @@ The rig (lattice, shapes, focal length) is fitted on training frames; then every
 held out, finds its pose and coefficients by the same steps with the rig fixed.
 
 1. Detected points alone: poses, lattice and coefficients at the prior's focal length.
-2. Rounds of anchoring: points move to where the skin's mean texture says they are (``anchor``); the
-   steadiest half gives poses, lattice and focal length (``bundle_adjust``); all of them, with the
-   detected lips, lids and irises, give the coefficients; the shapes bend to the person.
-3. The last pass: blinks from the lids' gap, smoothed poses, the torso's own pose.
+2. Rounds of anchoring on key frames: points of the face and of the shell around it move to where the
+   head's mean texture says they are (``surfaces``); the steadiest half gives poses, lattice, shell and
+   focal length (``rigid``); those of the face, with the detected lips, lids and irises, give the
+   coefficients.
+3. All frames, the rig fixed: by landmarks, then by texture twice; the shapes bend to the person.
+4. The last pass: blinks from the lids' gap, smoothed poses. The torso is registered meanwhile.
 """
 
 from __future__ import annotations
@@ -189,8 +191,9 @@ class _Fit:
         self.centre = (width / 2, height / 2)
         self.generic = lattice_table().neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
-        start = initial_pose(self.generic, self.detected, Pinhole(self.start_focal, self.centre))
-        best = int(frontality(start.R[self.train]).argmax())
+        self.camera = Pinhole(self.start_focal, self.centre)
+        self.start = initial_pose(self.generic, self.detected, self.camera)
+        best = int(frontality(self.start.R[self.train]).argmax())
         self.reference = int(self.index[self.train[best]])
         self.rigid = RigidFit(config, self.generic, self.sigma, self.start_focal, self.workers)
         self.focal_sigma = config.focal_spread
@@ -227,13 +230,9 @@ class _Fit:
 
     def on_landmarks(self) -> tuple[Rig, Frames]:
         """Fit the rig and the key frames to the detected points, the focal length held."""
-        rig = Rig(
-            Pinhole(self.start_focal, self.centre), self.generic, arkit_basis(self.generic),
-            self.generic[:0],
-        )  # fmt: skip
-        pose = initial_pose(rig.lattice, self.detected, rig.camera)
-        self.keys = keys = spread_frames(pose, self.train, self.config.keyframes)
-        frames = Frames(pose[keys], torch.zeros(len(keys), len(ARKIT_NAMES)))
+        rig = Rig(self.camera, self.generic, arkit_basis(self.generic), self.generic[:0])
+        self.keys = keys = spread_frames(self.start, self.train, self.config.keyframes)
+        frames = Frames(self.start[keys], torch.zeros(len(keys), len(ARKIT_NAMES)))
         for _ in range(2):
             solved = bundle_adjust(
                 rig.lattice,
