@@ -29,6 +29,7 @@ Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 Preset = Literal["smoke", "draft", "standard", "overnight"]
 Device = Literal["auto", "cpu", "cuda"]
+Deformer = Literal["blendshapes", "rigid", "latent", "branches", "uvmap"]
 
 app = tyro.extras.SubcommandApp()
 
@@ -47,6 +48,7 @@ def create(
     mask: Path | None = None,
     mirrored: bool = False,
     max_side: int = 4096,
+    deformer: Deformer = "blendshapes",
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -62,6 +64,7 @@ def create(
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
         mirrored: the clip is mirrored, as some selfie apps save it: flip it back.
         max_side: longer side of the stored frames, pixels; larger ones are scaled down.
+        deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
         overwrite: replace what another clip left in the output folder.
@@ -72,7 +75,7 @@ def create(
 
     _need_device(device)
     output = output or Path("out") / video.stem
-    config = _train_config(preset, steps, seed)
+    config = _train_config(preset, steps, seed, deformer)
     with ProgressDisplay() as report:
         output.mkdir(parents=True, exist_ok=True)
         captured = _capture(
@@ -163,6 +166,7 @@ def train(
     device: Device = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    deformer: Deformer = "blendshapes",
     steps: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -175,6 +179,7 @@ def train(
         device: where to compute; auto takes the fastest that works here.
         resume: go on with the run in OUTPUT.
         overwrite: throw the run in OUTPUT away and start over.
+        deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
     """
@@ -185,7 +190,7 @@ def train(
         raise InputError("--resume and --overwrite contradict each other; give one of them.")
     with ProgressDisplay() as report:
         mode = "yes" if resume else ("overwrite" if overwrite else "no")
-        config = _train_config(preset, steps, seed)
+        config = _train_config(preset, steps, seed, deformer)
         _fit(Capture(capture), output, config, report, resume=mode)
     console.print(f"The avatar is {output}/avatar.avatar. Next: avatar eval {output}")
 
@@ -382,12 +387,13 @@ def doctor(json_file: JsonFile = None) -> None:
 # -- what commands share ------------------------------------------------------------------------
 
 
-def _train_config(preset: Preset, steps: int | None, seed: int) -> TrainConfig:
+def _train_config(preset: Preset, steps: int | None, seed: int, deformer: Deformer) -> TrainConfig:
     from configs import PRESETS
 
     if steps is not None and steps < 1:
         raise InputError(f"--steps must be at least 1; got {steps}.")
     config = replace(PRESETS[preset], seed=seed)
+    config = replace(config, create=replace(config.create, deformer=deformer))
     return config if steps is None else replace(config, steps=steps)
 
 

@@ -37,6 +37,7 @@ def make_avatar(gaussians: int = 300, seed: int = 0):
 
     from avatar.model.avatar import Avatar, Person
     from avatar.model.create import bind
+    from avatar.model.deformers.blendshapes import BlendshapeDeformer
     from avatar.rig.arkit import ARKIT_NAMES
     from avatar.rig.lattice import eyeball_centres, lattice_table
     from avatar.types import Camera, HeadState
@@ -78,10 +79,37 @@ def make_avatar(gaussians: int = 300, seed: int = 0):
         "torso_logits": normal(gaussians),
     }
     binding = bind(person, points, follow, eye)
-    avatar = Avatar(person, binding, parameters, shapes=6, hidden=16)
+    avatar = Avatar(
+        person,
+        binding,
+        parameters,
+        settings={"shapes": 6, "hidden": 16},
+        generator=torch.Generator().manual_seed(seed),
+    )
+    assert isinstance(avatar.deformer, BlendshapeDeformer)
     with torch.no_grad():
         avatar.deformer.offsets.copy_(normal(6, gaussians, 13) * 0.05)
     return avatar
+
+
+def of_kind(base, kind: str, seed: int = 0):
+    """Return the avatar with another deformer, as a fit would have it at its start."""
+    import torch
+
+    from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Person
+
+    person = Person(
+        **{name: getattr(base, name) for name in ("lattice", "basis", "triangles", "eyeballs")},
+        expression_names=base.expression_names,
+        expression_low=base.expression_low,
+        expression_high=base.expression_high,
+        rest=base.rest,
+        camera=base.camera,
+        fps=base.fps,
+    )
+    parameters = {name: getattr(base, name) for name in GAUSSIAN_PARAMETERS}
+    generator = torch.Generator().manual_seed(seed)
+    return Avatar(person, base.binding(), parameters, deformer=kind, generator=generator)
 
 
 @pytest.fixture

@@ -80,7 +80,14 @@ def avatar() -> Avatar:
         "colours": torch.rand(gaussians, 3, generator=generator),
         "torso_logits": torch.linspace(-4, 4, gaussians),
     }
-    return Avatar(person, binding, parameters, shapes=2, hidden=8, header={"source_sha256": "me"})
+    return Avatar(
+        person,
+        binding,
+        parameters,
+        settings={"shapes": 2, "hidden": 8},
+        generator=generator,
+        header={"source_sha256": "me"},
+    )
 
 
 def make_track(frames: int = 40, fps: float = 30.0) -> Track:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from avatar.checks import InputError, check
-from avatar.model.deform import BlendshapeDeformer
+from avatar.model.binding import Binding
+from avatar.model.deform import Setup
+from avatar.model.deformers import make_deformer
 from avatar.raster.cuda_pose import pose_cuda
 from avatar.raster.fused_reference import pose_reference
 from avatar.raster.posing import pose_native
 from avatar.rig.arkit import ARKIT_NAMES
-from avatar.rotations import matrix_to_rotvec
+from avatar.rotations import matrix_to_rotvec, quat_multiply
 from avatar.tensorfile import read_tensors, write_tensors
 from avatar.types import Camera, Gaussians, HeadState
 
@@ -54,26 +57,6 @@ class Person:
     """Frames a second of the capture."""
 
 
-@dataclass(frozen=True)
-class Binding:
-    """How each Gaussian hangs on the rig; fixed by creation, carried along by densification."""
-
-    triangle: Tensor
-    """[N] int64 lattice triangle that the Gaussian follows."""
-    barycentric: Tensor
-    """[N, 3] weights of its corners, summing to one."""
-    follow: Tensor
-    """[N] share of the triangle's displacement that the Gaussian takes: 1 on the skin, fading into
-    hair and neck, 0 on upper teeth and eyeballs."""
-    eye: Tensor
-    """[N] int64: 0 or 1 for the subject's left or right eyeball, -1 for all else."""
-
-    def __getitem__(self, index: Tensor) -> Binding:
-        return Binding(
-            self.triangle[index], self.barycentric[index], self.follow[index], self.eye[index]
-        )
-
-
 GAUSSIAN_PARAMETERS = ("means", "quats", "log_scales", "logit_opacities", "colours", "torso_logits")
 """Parameters with one row a Gaussian, in canonical space (head frame, neutral face)."""
 
@@ -109,8 +92,9 @@ class Avatar(nn.Module):
         binding: Binding,
         parameters: dict[str, Tensor],
         *,
-        shapes: int = 20,
-        hidden: int = 64,
+        deformer: str = "blendshapes",
+        settings: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
         header: dict[str, Any] | None = None,
     ) -> None:
         """Assemble an avatar.
@@ -120,8 +104,9 @@ class Avatar(nn.Module):
             binding: how the N Gaussians hang on the rig.
             parameters: ``means`` [N, 3] metres, ``quats`` [N, 4], ``log_scales`` [N, 3],
                 ``logit_opacities`` [N], ``colours`` [N, 3] sRGB, ``torso_logits`` [N].
-            shapes: number K of offset shapes.
-            hidden: width of the deformer's network.
+            deformer: kind of the deformer, a name of ``avatar.model.deformers.DEFORMERS``.
+            settings: the deformer's sizes where they are not its own defaults.
+            generator: source of the deformer's weights; where not given its networks are zero.
             header: free JSON fields that travel with the file (metrics, source hash, consent ...).
         """
         super().__init__()
@@ -146,7 +131,15 @@ class Avatar(nn.Module):
         self.fps = float(person.fps)
         self.header = dict(header or {})
         self.set_binding(binding)
-        self.deformer = BlendshapeDeformer(FEATURES, shapes, len(self.means), hidden)
+        setup = Setup(
+            features=FEATURES,
+            lattice=self.lattice,
+            basis=self.basis[: len(ARKIT_NAMES)],
+            triangles=self.triangles,
+            binding=self.binding(),
+            means=self.means.detach(),
+        )
+        self.deformer = make_deformer(deformer, setup, settings, generator)
 
     def set_binding(self, binding: Binding) -> None:
         """Replace the binding (densification reorders and adds Gaussians)."""
@@ -158,6 +151,8 @@ class Avatar(nn.Module):
         self._eye = self.eye.to(torch.int8)
         self._corners = self.triangles[self.triangle].int()  # [N, 3]
         self._corner_weights = self.barycentric * self.follow[:, None]  # [N, 3]
+        if hasattr(self, "deformer"):
+            self.deformer.set_binding(self.binding())
 
     def binding(self) -> Binding:
         """Return how the Gaussians hang on the rig."""
@@ -189,6 +184,9 @@ class Avatar(nn.Module):
 
     def assemble(self, state: HeadState, offsets: Tensor) -> Gaussians:
         """Return the posed Gaussians for a single state and the deformer's offsets [N, 13] for it."""
+        if self.deformer.turns:
+            turned = quat_multiply(offsets[:, 3:7], self.quats)
+            offsets = torch.cat([offsets[:, :3], turned, offsets[:, 7:]], 1)
         inputs = {name: getattr(self, name) for name in GAUSSIAN_PARAMETERS} | {
             "offsets": offsets,
             "units": self.deformer.unit,
@@ -211,7 +209,7 @@ class Avatar(nn.Module):
         return Gaussians(*pose(**inputs))
 
     def save(self, path: Path) -> None:
-        """Write the .avatar file atomically: one safetensors file, offsets in half precision."""
+        """Write the .avatar file atomically: one safetensors file, what is large in half precision."""
         tensors = {f"gaussians.{name}": getattr(self, name) for name in GAUSSIAN_PARAMETERS}
         tensors |= {
             name: getattr(self, name) for name in ("lattice", "basis", "triangles", "eyeballs")
@@ -229,20 +227,14 @@ class Avatar(nn.Module):
             "camera.K": self.camera.K,
             "camera.T_cam_world": self.camera.T_cam_world,
         }
-        for name, tensor in self.deformer.state_dict().items():
-            if name != "unit":
-                tensors[f"deformer.{name}"] = tensor.half() if name == "offsets" else tensor
-        offsets = self.deformer.offsets
+        tensors |= {f"deformer.{name}": t for name, t in self.deformer.stored().items()}
         header = self.header | {
             "rig": "lattice",
             "expression_names": list(self.expression_names),
             "fps": self.fps,
             "camera": {"width": self.camera.width, "height": self.camera.height},
-            "counts": {
-                "gaussians": len(self),
-                "shapes": offsets.shape[0],
-                "hidden": self.deformer.network[0].out_features,
-            },
+            "counts": {"gaussians": len(self)},
+            "deformer": {"kind": self.deformer.kind, "settings": self.deformer.settings()},
         }
         write_tensors(path, tensors, format=AVATAR_FORMAT, version=AVATAR_VERSION, header=header)
 
@@ -265,7 +257,7 @@ class Avatar(nn.Module):
         try:
             names = tuple(str(name) for name in header["expression_names"])
             width, height = (int(header["camera"][k]) for k in ("width", "height"))
-            shapes, hidden = (int(header["counts"][k]) for k in ("shapes", "hidden"))
+            kind, settings = _deformer_of(header)
             fps = float(header["fps"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: its header is damaged ({error!r}). {remedy}") from error
@@ -296,19 +288,15 @@ class Avatar(nn.Module):
         _check_indices(Path(path), person, binding, remedy)
         parameters = {name: tensors[f"gaussians.{name}"] for name in GAUSSIAN_PARAMETERS}
         kept = {k: v for k, v in header.items() if k not in ("format", "version")}
-        avatar = Avatar(person, binding, parameters, shapes=shapes, hidden=hidden, header=kept)
-        state = avatar.deformer.state_dict()
-        for name, value in state.items():
-            if name == "unit":
-                continue
-            found = tensors.get(f"deformer.{name}")
-            if found is None or found.shape != value.shape:
-                shape = None if found is None else list(found.shape)
-                raise InputError(
-                    f"{path}: 'deformer.{name}' must be {list(value.shape)}, found {shape}. {remedy}"
-                )
-            state[name] = found.float()
-        avatar.deformer.load_state_dict(state)
+        try:
+            avatar = Avatar(
+                person, binding, parameters, deformer=kind, settings=settings, header=kept
+            )
+            avatar.deformer.take(
+                {n.removeprefix("deformer."): t for n, t in tensors.items() if "deformer." in n}
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error} {remedy}") from error
         return avatar.requires_grad_(False)
 
 
@@ -334,9 +322,17 @@ AVATAR_TENSORS = {
     "gaussians.logit_opacities": "N",
     "gaussians.colours": "N 3",
     "gaussians.torso_logits": "N",
-    "deformer.offsets": "K N 13",
 }
-"""Every tensor that a .avatar file must have, with its dims (equal names are equal sizes)."""
+"""Every tensor that a .avatar file must have beside the deformer's, with its dims (equal names are equal
+sizes)."""
+
+
+def _deformer_of(header: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Read kind and settings of the deformer; files from before there were kinds have blendshapes."""
+    section = header.get("deformer")
+    if section is None:
+        return "blendshapes", {k: header["counts"][k] for k in ("shapes", "hidden")}
+    return str(section["kind"]), dict(section["settings"])
 
 
 def _check_indices(path: Path, person: Person, binding: Binding, remedy: str) -> None:

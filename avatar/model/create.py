@@ -18,7 +18,9 @@ from torch import Tensor
 
 from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
-from avatar.model.avatar import FEATURES, Avatar, Binding, Person
+from avatar.model.avatar import FEATURES, Avatar, Person
+from avatar.model.binding import Binding
+from avatar.model.deformers import DEFORMERS, DeformerKind
 from avatar.rig.lattice import REGIONS, lattice_table
 from avatar.rotations import invert_rigid, matrix_to_rotvec, transform_points
 from avatar.types import HeadState
@@ -65,8 +67,10 @@ class CreateConfig:
     """Gaussians on each eyeball."""
     mouth: int = 480
     """Gaussians on teeth and in the mouth's cavity."""
+    deformer: DeformerKind = "blendshapes"
+    """What makes of expression and pose the offsets of all Gaussians."""
     shapes: int = 20
-    """Number K of learned offset shapes."""
+    """Number K of learned offset shapes, where the deformer has such."""
     hidden: int = 64
     """Width of the deformer's network."""
     hull_frames: int = 48
@@ -223,8 +227,15 @@ def create_avatar(
         "colours": torch.cat(colours),
         "torso_logits": torch.cat(torso),
     }
-    avatar = Avatar(person, binding, parameters, shapes=config.shapes, hidden=config.hidden)
-    avatar.deformer.draw_network(generator)
+    sizes = {"shapes": config.shapes, "hidden": config.hidden}
+    avatar = Avatar(
+        person,
+        binding,
+        parameters,
+        deformer=config.deformer,
+        settings={k: v for k, v in sizes.items() if k in DEFORMERS[config.deformer].sizes},
+        generator=generator,
+    )
     features = torch.stack([avatar.features(track.states()[int(f)]) for f in frames])
     avatar.deformer.feature_mean.copy_(features.mean(0))
     # A coefficient that never moves in training says nothing; its spread must not be blown up.

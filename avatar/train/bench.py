@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from avatar.model.avatar import FEATURES
+from avatar.model.binding import Binding
 from avatar.model.create import CreateConfig
-from avatar.model.deform import BlendshapeDeformer
+from avatar.model.deform import Setup
+from avatar.model.deformers.blendshapes import BlendshapeDeformer
 from avatar.raster import rasterize
 from avatar.raster.fused import FusedAdam, LowRankAdam, blend_offsets, l1_ssim_loss
 from avatar.raster.posing import pose_native
+from avatar.rig.lattice import lattice_table
 from avatar.train.config import TrainConfig
 from avatar.types import Camera, Gaussians
 
@@ -37,8 +40,18 @@ def avatar_step(gaussians: Gaussians, camera: Camera, target: Tensor) -> Callabl
     config = TrainConfig()
     count, vertices = len(gaussians.means), 478
     random = torch.Generator().manual_seed(0)
-    deformer = BlendshapeDeformer(FEATURES, CreateConfig().shapes, count)
-    deformer.draw_network(random)
+    face = lattice_table()
+    zero = torch.zeros(count)
+    setup = Setup(
+        features=FEATURES,
+        lattice=face.neutral,
+        basis=torch.zeros(52, vertices, 3),
+        triangles=face.triangles,
+        binding=Binding(zero.long(), torch.full((count, 3), 1 / 3), zero, zero.long() - 1),
+        means=gaussians.means.detach(),
+    )
+    deformer = BlendshapeDeformer(setup, {"shapes": CreateConfig().shapes})
+    deformer.draw(random, setup)
     deformer.offsets.requires_grad_(False).normal_(0, 1e-3, generator=random)
     parameters = {
         "means": gaussians.means.clone(),

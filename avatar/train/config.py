@@ -24,9 +24,10 @@ class RateConfig:
     torso_logits: float = 2e-2
     """Logits of the share of the torso's motion."""
     offsets: float = 3e-3
-    """Offset shapes, in the units of ``avatar.model.deform.CHANNEL_UNITS``."""
+    """What the deformer has of each Gaussian's own: offset shapes, in the units of
+    ``avatar.model.deform.CHANNEL_UNITS``, or latents."""
     network: float = 2e-3
-    """The deformer's network."""
+    """The deformer's networks."""
     final: float = 0.1
     """Share of each rate left at the last step."""
 

@@ -22,10 +22,11 @@ from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Binding
 from avatar.model.create import create_avatar, spread_frames
 from avatar.raster import one_torch_thread, rasterize_with_means2d
-from avatar.raster.fused import FusedAdam, LowRankAdam, blend_offsets, l1_ssim_loss
+from avatar.raster.fused import FusedAdam, l1_ssim_loss
 from avatar.tensorfile import write_bytes, write_json
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.config import TrainConfig
+from avatar.train.deformer_step import make_deformer_step
 from avatar.train.densify import Plan, plan_densification, shown_share
 from avatar.train.frames import FrameStore
 from avatar.types import Progress, Reporter, ignore_progress
@@ -150,10 +151,7 @@ class Trainer:
                 for name in GAUSSIAN_PARAMETERS
             ]
         )
-        self.network_adam = FusedAdam(
-            self.avatar.deformer.network.parameters(), lr=rates.network, eps=1e-8
-        )
-        self.offset_adam = LowRankAdam(self.avatar.deformer.offsets, lr=rates.offsets)
+        self.deformer_step = make_deformer_step(self.avatar, rates)
         self.base_rates = [group["lr"] for group in self.adam.param_groups]
 
     def _set_rates(self) -> None:
@@ -163,8 +161,7 @@ class Trainer:
         factor = rates.final + (1 - rates.final) * (1 + turn) / 2
         for group, base in zip(self.adam.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
-        self.network_adam.param_groups[0]["lr"] = rates.network * factor
-        self.offset_adam.lr = rates.offsets * factor
+        self.deformer_step.set_factor(factor)
 
     # -- one step -----------------------------------------------------------------------------
 
@@ -205,8 +202,7 @@ class Trainer:
         state = self.store.states[row]
 
         with torch.no_grad():
-            weights = avatar.deformer.weights(self._features[row])
-            blend = blend_offsets(avatar.deformer.offsets, weights).requires_grad_()
+            blend = avatar.deformer(self._features[row]).requires_grad_()
         gaussians = avatar.assemble(state, blend)
         shift = torch.zeros(len(avatar), 2, requires_grad=True)
         picture = rasterize_with_means2d(
@@ -219,6 +215,8 @@ class Trainer:
         loss = loss + 0.1 * excess.square().mean()
         if config.offset_decay:
             loss = loss + config.offset_decay * blend.square().mean()
+        if (term := self.deformer_step.term()) is not None:
+            loss = loss + term
         loss.backward()
         self._hold_hidden(blend, shift)
         self._apply(row, blend.grad)
@@ -281,19 +279,12 @@ class Trainer:
             self._step_deformer()
 
     def _step_deformer(self) -> None:
-        """Step network and offset shapes on the frames since their last step.
-
-        The gradient of the shapes is weights x gradient of their blend, frame by frame, so that the
-        latter is all that is kept of a frame.
-        """
+        """Step the deformer on the frames since its last step, of which only these gradients are kept."""
         if not self._pending:
             return
         rows, gradients = (list(part) for part in zip(*self._pending, strict=True))
         self._pending = []
-        weights = self.avatar.deformer.weights(self._features[rows])
-        weights.backward(self.offset_adam.step(weights.detach(), torch.stack(gradients)))
-        self.network_adam.step()
-        self.network_adam.zero_grad(set_to_none=True)
+        self.deformer_step.step(self._features[rows], torch.stack(gradients))
 
     def _densify_steps(self) -> set[int]:
         densify, steps = self.config.densify, self.config.steps
@@ -324,15 +315,7 @@ class Trainer:
             group["params"] = [new]
         self.adam.state.update(states)
         avatar.set_binding(avatar.binding()[source])
-        old_adam = self.offset_adam
-        avatar.deformer.offsets = torch.nn.Parameter(avatar.deformer.offsets.detach()[:, source])
-        self.offset_adam = LowRankAdam(avatar.deformer.offsets, lr=old_adam.lr)
-        self.offset_adam.load_state_dict(
-            {
-                name: value[:, source] * kept[None, :, None] if isinstance(value, Tensor) else value
-                for name, value in old_adam.state_dict().items()
-            }
-        )
+        self.deformer_step.select(source, plan.fresh)
         self._hidden = self._hidden[source]
         self._pull = torch.zeros(len(source))
         self._pulls = 0
@@ -355,11 +338,8 @@ class Trainer:
         for group in self.adam.param_groups:
             for name, value in self.adam.state[group["params"][0]].items():
                 _store(tensors, counts, f"adam.{group['name']}.{name}", value)
-        for index, parameter in enumerate(self.network_adam.param_groups[0]["params"]):
-            for name, value in self.network_adam.state[parameter].items():
-                _store(tensors, counts, f"network_adam.{index}.{name}", value)
-        for name, value in self.offset_adam.state_dict().items():
-            _store(tensors, counts, f"offset_adam.{name}", value)
+        for name, value in self.deformer_step.state().items():
+            _store(tensors, counts, f"deformer_step.{name}", value)
         for index, (_, gradient) in enumerate(self._pending):
             tensors[f"pending.{index}"] = gradient
         counts["pending_rows"] = [row for row, _ in self._pending]
@@ -383,7 +363,8 @@ class Trainer:
         avatar = self.avatar
         for name in GAUSSIAN_PARAMETERS:
             setattr(avatar, name, torch.nn.Parameter(tensors[f"avatar.{name}"]))
-        avatar.deformer.offsets = torch.nn.Parameter(tensors["avatar.deformer.offsets"])
+        for name in avatar.deformer.gaussian_dims:
+            avatar.deformer.replace(name, tensors[f"avatar.deformer.{name}"])
         names = ("triangle", "barycentric", "follow", "eye")
         avatar.set_binding(Binding(**{name: tensors[f"avatar.{name}"] for name in names}))
         avatar.load_state_dict(
@@ -393,9 +374,7 @@ class Trainer:
         counts = header["counts"]
         for group in self.adam.param_groups:
             self.adam.state[group["params"][0]] = _fetch(tensors, counts, f"adam.{group['name']}.")
-        for index, parameter in enumerate(self.network_adam.param_groups[0]["params"]):
-            self.network_adam.state[parameter] = _fetch(tensors, counts, f"network_adam.{index}.")
-        self.offset_adam.load_state_dict(_fetch(tensors, counts, "offset_adam."))
+        self.deformer_step.restore(_fetch(tensors, counts, "deformer_step."))
         self._pending = [
             (row, tensors[f"pending.{index}"]) for index, row in enumerate(counts["pending_rows"])
         ]
