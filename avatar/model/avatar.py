@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avatar.capture_data import RIG, need_rig
 from avatar.checks import InputError, check
 from avatar.model.deform import BlendshapeDeformer
 from avatar.raster.cuda_pose import pose_cuda
@@ -234,7 +235,7 @@ class Avatar(nn.Module):
                 tensors[f"deformer.{name}"] = tensor.half() if name == "offsets" else tensor
         offsets = self.deformer.offsets
         header = self.header | {
-            "rig": "lattice",
+            "rig": RIG,
             "expression_names": list(self.expression_names),
             "fps": self.fps,
             "camera": {"width": self.camera.width, "height": self.camera.height},
@@ -251,7 +252,7 @@ class Avatar(nn.Module):
         """Read an .avatar file.
 
         Raises:
-            InputError: missing, truncated, another format, a newer version, missing or misshapen
+            InputError: missing, truncated, another format or rig, a newer version, missing or misshapen
                 tensors, NaN; the sentence names the file and the key.
         """
         remedy = "Make it again with: avatar train ME.capture -o ME.run"
@@ -262,6 +263,7 @@ class Avatar(nn.Module):
             required=AVATAR_TENSORS,
             remedy=remedy,
         )
+        need_rig(Path(path), header.get("rig", RIG), remedy)
         try:
             names = tuple(str(name) for name in header["expression_names"])
             width, height = (int(header["camera"][k]) for k in ("width", "height"))
