@@ -79,6 +79,10 @@ def create(
     from avatar.train.evaluate import STAGES
 
     _need_device(device)
+    if view:
+        from viewer.app import need_port
+
+        need_port("127.0.0.1", port)  # said now, not after minutes of tracking
     output = output or Path("out") / video.stem
     config = _train_config(preset, steps, seed)
     with ProgressDisplay() as report:

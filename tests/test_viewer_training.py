@@ -218,6 +218,9 @@ def test_a_port_that_is_taken_costs_no_time(small_capture, tmp_path):
         done = run("train", small_capture.path, "-o", folder, "--view", "--port", str(port))
         fails_with_one_sentence(done, str(port), "--port")
         assert not folder.exists()
+        done = run("create", "me.mp4", "-o", folder, "--view", "--port", str(port))
+        fails_with_one_sentence(done, str(port), "--port")
+        assert not folder.exists()
 
 
 def test_the_options_are_explained():

@@ -205,7 +205,8 @@ class _Panel:
             self._toggle = gui.add_button("Pause")
             self._toggle.on_click(lambda _: on_toggle())
             self._stop = gui.add_button(
-                "Stop and keep", hint="End the fit now and write the avatar as it is."
+                "Stop and keep",
+                hint="End the fit now and write the avatar as it is; the same command again goes on.",
             )
             self._stop.on_click(lambda _: self._end(on_stop))
             self._curves = gui.add_uplot(
