@@ -45,6 +45,19 @@ TRACK_TENSORS = {
 }
 
 
+RIG = "lattice"
+"""The rig that captures and avatars of this program have: the face lattice."""
+
+
+def need_rig(path: Path, rig: Any, remedy: str) -> None:
+    """Raise InputError unless a file's header names the rig that this program knows."""
+    if rig != RIG:
+        raise InputError(
+            f"{path} was made with the rig {rig!r}, but this program knows {RIG!r} alone. Open it with "
+            f"the headsplat that made it, or make it again. {remedy}"
+        )
+
+
 REDUCED_COLOUR = (
     (8, cv2.IMREAD_REDUCED_COLOR_8),
     (4, cv2.IMREAD_REDUCED_COLOR_4),
@@ -90,7 +103,7 @@ class Track:
     expression_names: tuple[str, ...]
     """E names; the first 52 are Apple's."""
     rig: str
-    """Name of the rig that made the lattice, ``"lattice"`` by default."""
+    """Name of the rig that made the lattice: ``RIG``."""
     fps: float
     """Frames a second."""
 
@@ -116,6 +129,7 @@ class Track:
         tensors, header = read_tensors(
             path, format=TRACK_FORMAT, version=TRACK_VERSION, required=TRACK_TENSORS, remedy=remedy
         )
+        need_rig(path, header.get("rig", RIG), remedy)
         names = header.get("expression_names")
         if not isinstance(names, list) or len(names) != tensors["expression"].shape[1]:
             raise InputError(
@@ -124,7 +138,7 @@ class Track:
         return Track(
             **{name: tensors[name] for name in TRACK_TENSORS},
             expression_names=tuple(str(name) for name in names),
-            rig=str(header.get("rig", "lattice")),
+            rig=RIG,
             fps=float(header.get("fps", 25.0)),
         )
 
@@ -175,17 +189,18 @@ class Capture:
             raise InputError(f"{self.path} {state}. {remedy}")
         try:
             header = json.loads(file.read_text())
-            known = header["format"] == CAPTURE_FORMAT and header["version"] <= CAPTURE_VERSION
+            known = header["format"] == CAPTURE_FORMAT and int(header["version"]) <= CAPTURE_VERSION
+            if not known:  # before its fields are read: another version may have others
+                raise InputError(
+                    f"{file} is {header['format']} version {header['version']}; this program reads "
+                    f"{CAPTURE_FORMAT} up to version {CAPTURE_VERSION}. Install a newer headsplat, or "
+                    f"make it again. {remedy}"
+                )
             self.frames, self.fps = int(header["frames"]), float(header["fps"])
             camera = header["cameras"][0]
             self.width, self.height = int(camera["width"]), int(camera["height"])
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise InputError(f"{file} is damaged ({error!r}). {remedy}") from error
-        if not known:
-            raise InputError(
-                f"{file} is {header['format']} version {header['version']}; this program reads "
-                f"{CAPTURE_FORMAT} up to version {CAPTURE_VERSION}. {remedy}"
-            )
         self.header: dict[str, Any] = header
 
     @property

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from avatar.checks import InputError
 from avatar.cli_bench import JsonFile, bench, write_json_file
+from avatar.cli_fit import claim_run, fit_run
 from avatar.console import ProgressDisplay, console
 
 if TYPE_CHECKING:
@@ -52,9 +53,14 @@ def create(
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    view: bool = False,
+    port: int = 8080,
     json_file: JsonFile = None,
 ) -> None:
     """Make an avatar from a clip: capture, track, fit, evaluate, preview. A rerun goes on where it stopped.
+
+    A rerun with another preset, seed or number of steps takes the capture as it is and fits anew; the run
+    that was there is kept, with its avatar and evaluation, as me.PRESET.run beside me.run.
 
     Args:
         video: the clip, any format that FFmpeg reads; 10 to 90 seconds of one person, well lit.
@@ -67,13 +73,19 @@ def create(
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
-        overwrite: replace what another clip left in the output folder.
+        overwrite: replace what another clip, or a fit with other settings, left in the output folder.
+        view: watch the fit in the browser: any side, pause, stop early and keep.
+        port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
         json_file: also write the evaluation to this file.
     """
     from avatar.export.report import left_out
     from avatar.train.evaluate import STAGES
 
     _need_device(device)
+    if view:
+        from viewer.app import need_port
+
+        need_port("127.0.0.1", port)  # said now, not after minutes of tracking
     output = output or Path("out") / video.stem
     config = _train_config(preset, steps, seed, deformer)
     with ProgressDisplay() as report:
@@ -87,7 +99,18 @@ def create(
             max_side=max_side,
             overwrite=overwrite,
         )
-        avatar = _fit(captured, output / "me.run", config, report, resume="if possible")
+        resume, kept = claim_run(output, captured, config, overwrite=overwrite)
+        if kept:
+            console.print(kept)
+        avatar = fit_run(
+            captured,
+            output / "me.run",
+            config,
+            report,
+            resume=resume,
+            overwrite=not resume,
+            port=port if view else None,
+        )
         avatar.save(output / "me.avatar")
         result = _evaluate(avatar, captured, output / "me.run" / "eval", report)
     for name in ("eval.json", "preview.mp4", "report.html"):
@@ -169,6 +192,8 @@ def train(
     deformer: Deformer = "blendshapes",
     steps: int | None = None,
     seed: int = 0,
+    view: bool = False,
+    port: int = 8080,
 ) -> None:
     """Fit an avatar to a capture; Ctrl-C or a crash loses seconds, --resume goes on exactly there.
 
@@ -182,6 +207,8 @@ def train(
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
+        view: watch it in the browser: any side, pause, stop early and keep.
+        port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
     """
     from avatar.capture_data import Capture
 
@@ -189,9 +216,15 @@ def train(
     if resume and overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them.")
     with ProgressDisplay() as report:
-        mode = "yes" if resume else ("overwrite" if overwrite else "no")
-        config = _train_config(preset, steps, seed, deformer)
-        _fit(Capture(capture), output, config, report, resume=mode)
+        fit_run(
+            Capture(capture),
+            output,
+            _train_config(preset, steps, seed, deformer),
+            report,
+            resume=resume,
+            overwrite=overwrite,
+            port=port if view else None,
+        )
     console.print(f"The avatar is {output}/avatar.avatar. Next: avatar eval {output}")
 
 
@@ -437,18 +470,6 @@ def _capture(
     return capture_video(videos, output, config, report)
 
 
-def _fit(captured: Capture, run: Path, config: TrainConfig, report: Any, *, resume: str) -> Avatar:
-    """Fit; ``resume`` is "yes", "no", "overwrite", or "if possible" (same settings and clip)."""
-    from avatar.train.loop import can_resume, fit
-
-    overwrite = resume == "overwrite"
-    again = resume == "yes"
-    if resume == "if possible":
-        again = can_resume(captured, run, config)
-        overwrite = not again
-    return fit(captured, run, config, resume=again, overwrite=overwrite, report=report)
-
-
 def _evaluate(
     avatar: Avatar, captured: Capture, output: Path, report: Any, max_side: int | None = None
 ) -> dict[str, Any]:
@@ -583,23 +604,34 @@ def main() -> None:
             "\nInterrupted. Run the same command again to go on (avatar train: --resume)."
         )
         sys.exit(130)
-    except OSError as error:
-        # What stages did not foresee: a full disk, a folder that cannot be written.
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EACCES,
-            errno.EROFS,
-            errno.EDQUOT,
-            errno.ENOTDIR,
-        ):
+    except Exception as error:
+        sentence = _unforeseen(error)
+        if sentence is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        reason = error.strerror or str(error)
-        console.print(
-            f"[bold red]avatar:[/bold red] {escape(reason)}{escape(where)}. Free some space or give "
-            "another folder with -o, then run the same command again."
-        )
+        console.print(f"[bold red]avatar:[/bold red] {escape(sentence)}")
         sys.exit(1)
+
+
+def _unforeseen(error: Exception) -> str | None:
+    """Say what stages did not foresee (a full disk, a folder that cannot be written, no memory left).
+
+    None where it is a mistake of the program, whose traceback somebody will want.
+    """
+    from avatar.train.memory import ran_out
+
+    if ran_out(error):
+        return (
+            "Memory ran out. End other programs, or give a smaller --preset or --max-side, then run the "
+            "same command again."
+        )
+    known = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR)
+    if isinstance(error, OSError) and error.errno in known:
+        where = f" ({error.filename})" if error.filename else ""
+        return (
+            f"{error.strerror or error}{where}. Free some space or give another folder with -o, then run "
+            "the same command again."
+        )
+    return None
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.doctor": MODEL,
     "avatar.cli": {"avatar", "capture", "configs", "viewer"},
     "avatar.cli_bench": {"avatar", "capture"},
+    "avatar.cli_fit": {"avatar", "configs", "viewer"},
     "avatar": set(),
     "capture": {"avatar", "capture"},
     "configs": {"avatar", "configs"},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from conftest import make_avatar
 from websockets.sync.client import ClientConnection, connect
 
+from avatar.model.avatar import Avatar
 from viewer.app import ViewerApp
 
 WIDTH, HEIGHT = 1100, 640
@@ -193,3 +196,54 @@ def test_a_browser_shows_the_avatar_and_what_is_done_to_it(tmp_path):
     finally:
         browser.close()
         app.stop()
+
+
+def test_a_browser_watches_a_fit_pauses_it_and_ends_it_early(small_capture, tmp_path):
+    run = tmp_path / "me.run"
+    command = [sys.executable, "-m", "avatar.cli", "train", str(small_capture.path), "-o", str(run)]
+    command += ["--preset", "smoke", "--steps", "100000", "--view", "--port", "0"]
+    said = tmp_path / "stderr.txt"
+    with open(said, "w") as file:
+        process = subprocess.Popen(command, stderr=file)
+    browser = None
+    try:
+        url = wait_for(lambda: re.search(r"Watch it at (\S+)", said.read_text()), 60).group(1)
+        browser = Browser(tmp_path / "profile")
+        browser.page("Page.navigate", url=url)
+
+        def text() -> str:
+            return browser.run("document.body ? document.body.innerText : ''")
+
+        def shown_step() -> int:
+            found = re.search(r"Step ([\d,]+) of 100,000", text())
+            return int(found.group(1).replace(",", "")) if found else 0
+
+        wait_for(lambda: shown_step() > 0, 60)
+        wait_for(lambda: (browser.picture()[MIDDLE] < 200).any(-1).mean() > 0.05, 60)
+        first, step = browser.picture()[MIDDLE], shown_step()
+        # It forms: later the same view shows something else.
+        wait_for(lambda: shown_step() > step + 50)
+        wait_for(lambda: difference(browser, first) > 0.5)
+        wait_for(lambda: browser.run("document.querySelectorAll('.uplot canvas').length") == 1)
+
+        click(browser, "Pause")
+        wait_for(lambda: "Continue" in text())
+        held = shown_step()
+        still = settled(browser)
+        assert shown_step() == held
+        browser.drag((400, 400), (520, 380))  # free to look around meanwhile
+        wait_for(lambda: difference(browser, still) > 3)
+        cv2.imwrite(str(tmp_path / "paused.png"), browser.picture()[..., ::-1])
+        assert shown_step() == held
+        click(browser, "Continue")
+        wait_for(lambda: shown_step() > held)
+
+        click(browser, "Stop and keep")
+        assert process.wait(60) == 0, said.read_text()
+        avatar = Avatar.load(run / "avatar.avatar")
+        assert held < avatar.header["steps"] < 100_000
+    finally:
+        if browser is not None:
+            browser.close()
+        process.kill()
+        process.wait(20)

@@ -52,6 +52,7 @@ class ViewerApp:
         audio: Path | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
+        share: float = 1.0,
     ) -> None:
         """Prepare a viewer.
 
@@ -62,7 +63,11 @@ class ViewerApp:
                 not play it.
             host: address to listen on; the default is not reachable from other machines.
             port: port to listen on; 0 lets the system choose.
+            share: see the attribute of that name.
         """
+        self.share = share
+        """Share of the time, in (0, 1], that may go into pictures for all browsers together; below 1 for
+        a viewer beside other work. May be set at any time."""
         self._motion, self._motion_note = captured_motion(avatar, track)
         if self._motion is not None and audio is not None:
             self._motion_note += " The viewer plays it without its sound."
@@ -197,6 +202,7 @@ class ViewerApp:
         while not self._ended.is_set():
             # Nobody looking on needs no finer clock than a slider.
             fast = playback.playing and panels.source.value != BY_HAND and bool(self._loops)
+            fast = fast and self.share == 1
             changed = self._changed.wait(TICK_S if fast else SHOW_FRAME_S)
             self._changed.clear()
             now = time.perf_counter()
@@ -235,7 +241,7 @@ class ViewerApp:
                 return  # it left while its picture was drawn
             client.scene.set_background_image(picture, format="jpeg", jpeg_quality=quality)
 
-        loop = FrameLoop(self._stage, lambda: _view_of(client), deliver)
+        loop = FrameLoop(self._stage, lambda: _view_of(client), deliver, self._share_of_each)
         with self._loops_lock:
             if self._ended.is_set() or client.client_id not in self.server.get_clients():
                 return
@@ -243,6 +249,10 @@ class ViewerApp:
             loop.start()
         client.camera.on_update(lambda _: loop.wake())
         loop.wake()  # for a move between its first picture and the line above
+
+    def _share_of_each(self) -> float:
+        """Return the share of the time that one browser's pictures may take."""
+        return self.share if self.share == 1 else self.share / max(1, len(self._loops))
 
     def _leave(self, client: viser.ClientHandle) -> None:
         """End the thread of a browser that went away."""
@@ -299,8 +309,8 @@ def view(
         app.stop()
 
 
-def _open_server(host: str, port: int) -> viser.ViserServer:
-    """Start viser on exactly this port: by itself it would take the next free one without a word."""
+def need_port(host: str, port: int) -> None:
+    """Raise InputError unless a viewer can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -312,6 +322,11 @@ def _open_server(host: str, port: int) -> viser.ViserServer:
             f"The viewer cannot listen on {host}, port {port} ({error}). "
             "Choose another port with --port, or end the program that uses this one."
         ) from error
+
+
+def _open_server(host: str, port: int) -> viser.ViserServer:
+    """Start viser on exactly this port: by itself it would take the next free one without a word."""
+    need_port(host, port)
     with _viser_quiet():
         server = viser.ViserServer(host=host, port=port, label="headsplat", verbose=False)
     if port not in (0, server.get_port()):

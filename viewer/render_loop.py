@@ -26,6 +26,8 @@ FRAME_BUDGET_S = 1 / 22
 FASTEST_FRAME_S = 1 / 40
 """No picture follows another sooner: a browser's camera sends up to 50 messages a second, the eye is
 content with less, and the processor has the captured motion to pose as well."""
+LONGEST_FRAME_S = 2.0
+"""However small the share of the time for pictures, the next one does not wait longer."""
 LEAST_RESOLUTION = 160
 """Height in pixels below which a moving picture does not shrink, however slow the machine."""
 SETTLE_S = 0.2
@@ -168,6 +170,7 @@ class FrameLoop:
         stage: Stage,
         view: Callable[[], ClientView | None],
         deliver: Callable[[np.ndarray, int], None],
+        share: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """Prepare; ``start`` begins.
 
@@ -175,7 +178,10 @@ class FrameLoop:
             stage: what to draw.
             view: returns the browser's present camera; None while it has none.
             deliver: takes a picture (uint8 [H, W, 3]) and a JPEG quality, encodes and sends it.
+            share: returns the share of the time, in (0, 1], that may go into pictures; the rest is left
+                to whatever else this machine does.
         """
+        self._share = share
         self._stage = stage
         self._view = view
         self._deliver = deliver
@@ -235,7 +241,8 @@ class FrameLoop:
                 shown = (moment.version, view)
             elif not woken and not sharp:
                 sharp = self._show(moment, view, moving=False)
-            rest_s = FASTEST_FRAME_S - (time.perf_counter() - begun)
+            taken_s = time.perf_counter() - begun
+            rest_s = min(max(FASTEST_FRAME_S, taken_s / self._share()), LONGEST_FRAME_S) - taken_s
             if rest_s > 0:
                 time.sleep(rest_s)
 
@@ -258,6 +265,10 @@ class FrameLoop:
             # Posing costs the same at any size. What it leaves of the budget is for the picture, but
             # never so little that a slow pose makes the picture tiny and gains nothing.
             budget_s = max(FRAME_BUDGET_S - (begun - asked), FRAME_BUDGET_S / 2)
+            if (
+                self._share() < 1
+            ):  # where time is short, more pictures are worth more than larger ones
+                budget_s /= 2
             ceiling = picture_size(view, look.resolution)[1]
             wish = next_resolution(self._resolution, now - begun, budget_s)
             self._resolution = min(wish, max(ceiling, LEAST_RESOLUTION))

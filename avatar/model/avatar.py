@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avatar.capture_data import RIG, need_rig
 from avatar.checks import InputError, check
 from avatar.model.binding import Binding
 from avatar.model.deform import Setup
@@ -229,7 +230,7 @@ class Avatar(nn.Module):
         }
         tensors |= {f"deformer.{name}": t for name, t in self.deformer.stored().items()}
         header = self.header | {
-            "rig": "lattice",
+            "rig": RIG,
             "expression_names": list(self.expression_names),
             "fps": self.fps,
             "camera": {"width": self.camera.width, "height": self.camera.height},
@@ -243,7 +244,7 @@ class Avatar(nn.Module):
         """Read an .avatar file.
 
         Raises:
-            InputError: missing, truncated, another format, a newer version, missing or misshapen
+            InputError: missing, truncated, another format or rig, a newer version, missing or misshapen
                 tensors, NaN; the sentence names the file and the key.
         """
         remedy = "Make it again with: avatar train ME.capture -o ME.run"
@@ -254,6 +255,7 @@ class Avatar(nn.Module):
             required=AVATAR_TENSORS,
             remedy=remedy,
         )
+        need_rig(Path(path), header.get("rig", RIG), remedy)
         try:
             names = tuple(str(name) for name in header["expression_names"])
             width, height = (int(header["camera"][k]) for k in ("width", "height"))

@@ -39,6 +39,8 @@ EYE_CONTOURS = tuple(
 """Closed chains of lattice points around the lids' openings: subject's left, right."""
 INNER_LIPS = REGIONS["lip_upper_inner"] + REGIONS["lip_lower_inner"]
 
+MIN_FRAMES = 10
+"""Training frames with a face, at least."""
 VOXEL_M = 0.006
 VIEW_SIDE = 512
 """Longer side, pixels, at which frames are looked at: a voxel is several pixels wide even so, and the
@@ -167,6 +169,15 @@ class _Views:
         return inside, inside & person
 
 
+def need_frames(capture: Capture, frames: Tensor) -> None:
+    """Raise InputError unless the training frames with a face [n] are enough for an avatar."""
+    if len(frames) < MIN_FRAMES:
+        raise InputError(
+            f"{capture.path} has {len(frames)} training frames with a face; at least {MIN_FRAMES} are "
+            "needed. Film again with the face in view, or give a longer clip."
+        )
+
+
 def create_avatar(
     capture: Capture,
     frames: Tensor,
@@ -187,11 +198,7 @@ def create_avatar(
     """
     track = capture.track
     frames = frames[track.valid[frames].bool()]
-    if len(frames) < 10:
-        raise InputError(
-            f"{capture.path} has {len(frames)} training frames with a face; at least 10 are needed. "
-            "Film again with the face in view, or give a longer clip."
-        )
+    need_frames(capture, frames)
     person = describe_person(capture, frames)
     chosen = spread_frames(track, frames, config.hull_frames)
     # The frame where torso and head frames coincide is the one where the torso can be laid out.

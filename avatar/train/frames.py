@@ -10,12 +10,25 @@ import torch
 from torch import Tensor
 
 from avatar.capture_data import Capture
+from avatar.model.create import need_frames
 from avatar.raster.fused import unpack_target
 from avatar.raster.library import kernel_threads
 from avatar.types import Camera
 
 CACHE_BYTES = 2 << 30
 """Memory for pictures: 960 frames of 1024 x 576, 580 of 1280 x 720, all that the draft preset takes."""
+
+
+def training_frames(capture: Capture) -> Tensor:
+    """Return the indices [n] of the training frames that show the face.
+
+    Raises:
+        InputError: the capture has no usable track or split, or too few such frames.
+    """
+    begin, end = capture.splits.train
+    frames = torch.nonzero(capture.track.valid[begin:end])[:, 0] + begin
+    need_frames(capture, frames)
+    return frames
 
 
 class FrameStore:

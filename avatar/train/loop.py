@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,16 @@ from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.config import TrainConfig
 from avatar.train.deformer_step import make_deformer_step
 from avatar.train.densify import Plan, plan_densification, shown_share
-from avatar.train.frames import FrameStore
+from avatar.train.frames import FrameStore, training_frames
+from avatar.train.memory import available_bytes, cache_bytes, out_of_memory_said
+from avatar.train.rollback import (
+    LOSS_LIMIT,
+    MOST_ROLLBACKS,
+    RATE_FACTOR,
+    SEED_STRIDE,
+    append_event,
+    spoilt,
+)
 from avatar.types import Progress, Reporter, ignore_progress
 
 RUN_FORMAT = "headsplat.run"
@@ -69,9 +79,11 @@ class Trainer:
             InputError: the folder holds another or an unfinished run, or the capture cannot be used.
         """
         self.capture, self.run, self.config = capture, Path(run), config
+        self._report = report
+        # What cannot be fitted leaves no run behind.
+        valid = training_frames(capture)
+        room = cache_bytes(capture, config, available_bytes())
         self._open_run(resume)
-        begin, end = capture.splits.train
-        valid = torch.nonzero(capture.track.valid[begin:end])[:, 0] + begin
         restored = load_newest(self.run / "checkpoints") if resume else None
         self.generator = torch.Generator().manual_seed(config.seed)
         if restored is None:
@@ -81,13 +93,14 @@ class Trainer:
         self.avatar.requires_grad_(True)
         every = math.ceil(len(valid) / config.max_frames)
         report(Progress("frames", 0, 0, "Reading frames"))
-        self.store = FrameStore(capture, valid[::every], config.max_side)
+        self.store = FrameStore(capture, valid[::every], config.max_side, cache_bytes=room)
         self._features = torch.stack(
             [self.avatar.features(self.store.states[row]) for row in range(len(self.store))]
         )
         # Training rows that the deformer has yet to step on, with the gradients of their blends [N, 13].
         self._pending: list[tuple[int, Tensor]] = []
         self.step, self.seconds, self._psnr = 0, 0.0, math.nan
+        self.rollbacks = 0
         self._order = torch.empty(0, dtype=torch.long)
         self._pull = torch.zeros(len(self.avatar))
         self._pulls = 0
@@ -159,6 +172,7 @@ class Trainer:
         rates = self.config.rates
         turn = math.cos(math.pi * min(1.0, self.step / self.config.steps))
         factor = rates.final + (1 - rates.final) * (1 + turn) / 2
+        factor *= RATE_FACTOR**self.rollbacks
         for group, base in zip(self.adam.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
         self.deformer_step.set_factor(factor)
@@ -172,12 +186,76 @@ class Trainer:
             with one_torch_thread():
                 loss, psnr = self._step()
             self.seconds += time.perf_counter() - begin
+            if not loss < LOSS_LIMIT:  # NaN is not less
+                self._roll_back(f"the loss became {loss:.3g}")
+                continue
+            if len(self.avatar) == 0:
+                self._roll_back("no Gaussian was left")
+                continue
+            due = time.monotonic() - self._saved_at > self.config.checkpoint_seconds
+            if due or self.step == self.config.steps:
+                bad = spoilt(self._state()[0])
+                if bad is not None:
+                    self._roll_back(f"'{bad}' became NaN or infinite")
+                    continue
+            if due:
+                self.save_checkpoint()
             report = StepReport(self.step, loss, psnr, len(self.avatar), self.seconds)
             if self.step % LOG_EVERY == 0 or self.step == self.config.steps:
                 self._log(report)
-            if time.monotonic() - self._saved_at > self.config.checkpoint_seconds:
-                self.save_checkpoint()
             yield report
+
+    def _roll_back(self, reason: str) -> None:
+        """Go back to the last good checkpoint, or to the start, at lower rates and in another order.
+
+        Raises:
+            InputError: it was done ``MOST_ROLLBACKS`` times before.
+        """
+        failed_at, seconds, rollbacks = self.step, self.seconds, self.rollbacks + 1
+        if rollbacks > MOST_ROLLBACKS:
+            raise InputError(
+                f"The fit of {self.run} fails: at step {failed_at} {reason}, after {MOST_ROLLBACKS} "
+                f"returns to a good state at ever lower learning rates. See {self.capture.path}"
+                "/report.html for frames that are tracked badly and film again without what it names, "
+                "or start over with --overwrite and another --seed."
+            )
+        found = load_newest(self.run / "checkpoints")
+        if found is None:
+            self._start_over()
+        else:
+            self._restore(*found)
+        # The time was spent all the same.
+        self.seconds, self.rollbacks = seconds, rollbacks
+        self._saved_at = time.monotonic()
+        # Else it would walk into the same hole, if more slowly.
+        self.generator.manual_seed(self.config.seed + SEED_STRIDE * rollbacks)
+        self._order = torch.empty(0, dtype=torch.long)
+        self._cut_log()
+        rate = RATE_FACTOR**rollbacks
+        append_event(
+            self.run / "metrics.jsonl",
+            "rollback",
+            self.step,
+            failed_at=failed_at,
+            reason=reason,
+            rates=rate,
+        )
+        # On disk at once: a resume must not take the old rates and order again.
+        self.save_checkpoint()
+        message = (
+            f"At step {failed_at} {reason}: back to step {self.step}, with learning rates at "
+            f"{rate:.1%} of the preset's (time {rollbacks} of {MOST_ROLLBACKS} at most)."
+        )
+        self._report(Progress("train", self.step, self.config.steps, message))
+
+    def _start_over(self) -> None:
+        """Put everything back to before the first step."""
+        self.avatar = Avatar.load(self.run / "start.avatar").requires_grad_(True)
+        self._pending = []
+        self.step = 0
+        self._pull, self._pulls = torch.zeros(len(self.avatar)), 0
+        self._hidden = torch.zeros(len(self.avatar), dtype=torch.bool)
+        self._make_optimisers()
 
     def _next_row(self) -> int:
         if len(self._order) == 0:
@@ -329,8 +407,20 @@ class Trainer:
         for name in ("loss", "psnr", "gaussians"):
             self.writer.add_scalar(f"train/{name}", getattr(report, name), report.step)
 
-    def save_checkpoint(self) -> Path:
-        """Write a checkpoint now; a resume continues exactly from here."""
+    def save_checkpoint(self) -> Path | None:
+        """Write a checkpoint now; a resume continues exactly from here.
+
+        Nothing is written, and None is returned, where a number in it is NaN or infinite.
+        """
+        tensors, header = self._state()
+        if spoilt(tensors) is not None:
+            return None
+        path = save_checkpoint(self.run / "checkpoints", self.step, tensors, header)
+        self._saved_at = time.monotonic()
+        return path
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that an exact resume needs: tensors and header of a checkpoint."""
         tensors: dict[str, Tensor] = {
             f"avatar.{name}": value for name, value in self.avatar.state_dict().items()
         }
@@ -353,11 +443,10 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "pulls": self._pulls,
+            "rollbacks": self.rollbacks,
             "counts": counts,
         }
-        path = save_checkpoint(self.run / "checkpoints", self.step, tensors, header)
-        self._saved_at = time.monotonic()
-        return path
+        return tensors, header
 
     def _restore(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         avatar = self.avatar
@@ -383,6 +472,7 @@ class Trainer:
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self._pulls = int(header["pulls"])
+        self.rollbacks = int(header.get("rollbacks", 0))
 
     def _cut_log(self) -> None:
         """Drop the lines of steps that are about to be taken again: a kill loses the steps, not the log."""
@@ -391,19 +481,32 @@ class Trainer:
             lines = [x for x in log.read_text().splitlines() if _step_of(x) <= self.step]
             write_bytes(log, "".join(x + "\n" for x in lines).encode())
 
+    def snapshot(self) -> Avatar:
+        """Return a copy of the avatar as it is, for others to read while the fit goes on.
+
+        To be called between steps, on the thread that takes them; a copy takes milliseconds.
+        """
+        return copy.deepcopy(self.avatar).requires_grad_(False)
+
     def finish(self, path: Path) -> Avatar:
         """Write the avatar file and the last checkpoint; return the avatar, no longer trainable."""
-        self.save_checkpoint()
+        if self.save_checkpoint() is None:
+            self._roll_back(f"'{spoilt(self._state()[0])}' became NaN or infinite")
         avatar = self.avatar.requires_grad_(False)
         avatar.header |= {
             "source_sha256": self.capture.source_sha256,
             "config": asdict(self.config),
             "headsplat": __version__,
+            "steps": self.step,
             "seconds": {"train": round(self.seconds, 2)},
         }
         avatar.save(path)
         self.writer.close()
         return avatar
+
+
+StepListener = Callable[[Trainer, StepReport], bool]
+"""Is called after each step, on the thread that fits, which waits for it; returns whether to go on."""
 
 
 def _store(tensors: dict[str, Tensor], counts: dict[str, Any], name: str, value: Any) -> None:
@@ -433,8 +536,11 @@ def read_run(run: Path) -> dict[str, Any]:
     file = Path(run) / "config.json"
     try:
         value = json.loads(file.read_text())
-        if value["format"] != RUN_FORMAT or value["version"] > RUN_VERSION:
-            raise ValueError(f"{value['format']} version {value['version']}")
+        if value["format"] != RUN_FORMAT or int(value["version"]) > RUN_VERSION:
+            raise InputError(
+                f"{file} is {value['format']} version {value['version']}; this program reads {RUN_FORMAT} "
+                f"up to version {RUN_VERSION}. Install a newer headsplat, or give another folder with -o."
+            )
         return value
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -461,23 +567,29 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     report: Reporter = ignore_progress,
+    listener: StepListener | None = None,
 ) -> Avatar:
     """Fit an avatar to a capture and leave it in ``run/avatar.avatar``.
 
+    A ``listener`` looks on, may make the fit wait, and may end it early; it ends then as if done.
     Ctrl-C writes a checkpoint before it goes on; kill -9 loses at most ``checkpoint_seconds`` of work.
 
     Raises:
-        InputError: see ``Trainer``.
+        InputError: see ``Trainer``; also where numbers become NaN again and again, or memory runs out.
     """
     run = Path(run)
     if overwrite and (run / "config.json").is_file():
+        training_frames(capture)  # what cannot be fitted does not cost the run that is there
         shutil.rmtree(run)
-    trainer = Trainer(capture, run, config, resume=resume, report=report)
-    try:
-        for step in trainer.steps():
-            values = {"loss": step.loss, "psnr": step.psnr, "gaussians": float(step.gaussians)}
-            report(Progress("train", step.step, config.steps, values=values))
-    except KeyboardInterrupt:
-        trainer.save_checkpoint()
-        raise
-    return trainer.finish(run / "avatar.avatar")
+    with out_of_memory_said(run):
+        trainer = Trainer(capture, run, config, resume=resume, report=report)
+        try:
+            for step in trainer.steps():
+                values = {"loss": step.loss, "psnr": step.psnr, "gaussians": float(step.gaussians)}
+                report(Progress("train", step.step, config.steps, values=values))
+                if listener is not None and not listener(trainer, step):
+                    break
+        except KeyboardInterrupt:
+            trainer.save_checkpoint()
+            raise
+        return trainer.finish(run / "avatar.avatar")

@@ -1,0 +1,116 @@
+"""How the command line fits: the folder of a run, and the viewer that looks on."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avatar.console import console
+
+if TYPE_CHECKING:
+    from avatar.capture_data import Capture
+    from avatar.model.avatar import Avatar
+    from avatar.train.config import TrainConfig
+    from avatar.types import Reporter
+
+RUN = "me.run"
+
+
+def fit_run(
+    captured: Capture,
+    run: Path,
+    config: TrainConfig,
+    report: Reporter,
+    *,
+    resume: bool,
+    overwrite: bool,
+    port: int | None,
+) -> Avatar:
+    """Fit, with a viewer on ``port`` that looks on unless that is None."""
+    from avatar.train.loop import fit
+
+    with ExitStack() as stack:
+        listener = None
+        if port is not None:
+            from viewer.training import TrainingView
+
+            def ready(url: str) -> None:
+                console.print(f"Watch it at {url}")
+
+            listener = stack.enter_context(TrainingView(captured, port=port, ready=ready))
+        return fit(
+            captured,
+            run,
+            config,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+            listener=listener,
+        )
+
+
+def claim_run(
+    output: Path, captured: Capture, config: TrainConfig, *, overwrite: bool
+) -> tuple[bool, str]:
+    """Make ``output/me.run`` the place for a run with these settings; lose no other.
+
+    A run with other settings that is there is kept as ``me.PRESET.run``; one with these settings that was
+    kept so before comes back.
+
+    Returns:
+        Whether ``me.run`` now holds a run to go on with, and a sentence about what was kept ("" where
+        nothing was).
+    """
+    from avatar.train.loop import can_resume
+
+    run = output / RUN
+    if can_resume(captured, run, config):
+        return True, ""
+    earlier = next(
+        (path for path in sorted(output.glob("me.*.run")) if can_resume(captured, path, config)),
+        None,
+    )
+    notice = ""
+    if _is_worth_keeping(run) and not overwrite:
+        kept = _free_name(output, _preset_of(run))
+        run.rename(kept)
+        notice = (
+            f"The run with other settings that was in {run} is kept in {kept}, its avatar in it."
+        )
+    if earlier is None or run.exists():
+        return False, notice
+    earlier.rename(run)
+    return True, notice
+
+
+def _is_worth_keeping(run: Path) -> bool:
+    return (run / "avatar.avatar").is_file() or any(run.glob("checkpoints/step_*.safetensors"))
+
+
+def _free_name(output: Path, preset: str) -> Path:
+    """Return me.PRESET.run, or me.PRESET.2.run and so on where that is taken."""
+    path, number = output / f"me.{preset}.run", 1
+    while path.exists():
+        number += 1
+        path = output / f"me.{preset}.{number}.run"
+    return path
+
+
+def _preset_of(run: Path) -> str:
+    """Return the name of the preset a run was started with, "other" where it is none of today's."""
+    from avatar.checks import InputError
+    from avatar.train.loop import read_run
+    from configs import PRESETS
+
+    try:
+        settings = read_run(run)["config"]
+        for name, preset in PRESETS.items():
+            known = replace(preset, steps=settings["steps"], seed=settings["seed"])
+            if json.loads(json.dumps(asdict(known))) == settings:
+                return name
+    except (InputError, KeyError, TypeError):
+        pass  # a run of another version; it is kept all the same
+    return "other"
