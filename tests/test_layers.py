@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.doctor": MODEL,
     "avatar.cli": {"avatar", "capture", "configs", "viewer"},
     "avatar.cli_bench": {"avatar", "capture"},
+    "avatar.cli_eval": {"avatar", "capture"},
     "avatar": set(),
     "capture": {"avatar", "capture"},
     "configs": {"avatar", "configs"},

@@ -96,11 +96,11 @@ def render_states(
         # Inside the loop: a generator must not change its caller's gradient mode between pictures.
         with torch.no_grad():
             picture = rasterize(avatar.pose(state), path(frame, count), background=colour).rgb
-            shown = to_bytes(picture)
+            shown = _to_bytes(picture)
         report(Progress("render", frame + 1, count))
         yield shown
 
 
-def to_bytes(picture: Tensor) -> np.ndarray:
+def _to_bytes(picture: Tensor) -> np.ndarray:
     """Return a picture [H, W, 3] in [0, 1] as uint8, rounded."""
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

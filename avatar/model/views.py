@@ -25,9 +25,9 @@ NARROWEST_M = 0.36
 MARGIN_M = 0.015
 """How far it ends above the filmed picture's lower edge, so that a little sway shows no cut."""
 
-HEAD_M = 0.34
+HEAD_M = 0.31
 """Height that ``head_camera`` shows: a large head and the neck's beginning."""
-HEAD_TOP_M = 0.19
+HEAD_TOP_M = 0.178
 """What of it lies above the ears."""
 
 

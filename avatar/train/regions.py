@@ -25,6 +25,8 @@ REGION_COLOURS = (
     *((120, 70, 160), (60, 180, 110), (90, 130, 140)),
 )
 """sRGB colours [0, 255] of the labels in ``region_overlay``."""
+REGION_LEGEND = "face yellow, mouth red, eyes blue, hair violet, neck green, torso grey"
+"""The same in words."""
 
 MARGIN = 8 / 512
 """Reach of the regions beyond the mask, share of the picture's longer side: most of an avatar's error
@@ -190,5 +192,5 @@ def _spread(labels: np.ndarray, reach_px: int) -> np.ndarray:
     """Give unlabelled pixels the label of the nearest labelled one, a pixel further at each turn."""
     kernel = np.ones((3, 3), np.uint8)
     for _ in range(reach_px):
-        labels = np.where(labels == 0, cv2.dilate(labels, kernel), labels)
+        labels = cv2.copyTo(labels, labels, cv2.dilate(labels, kernel))  # what has a label keeps it
     return labels
