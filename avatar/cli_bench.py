@@ -141,7 +141,7 @@ def _bench_avatar(what: AvatarBench) -> None:
             report=report,
         )
     if what.json_file is None:
-        console = Console(highlight=False)
+        console = Console(highlight=False, emoji=False)
         # A pipe has no width; half of the columns would fold into dots.
         print_table(result, console if console.is_terminal else Console(highlight=False, width=130))
         print(f"Contact sheets and runs are in {what.output}.")
