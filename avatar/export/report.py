@@ -69,6 +69,7 @@ small,figcaption{opacity:.75}svg{width:100%;height:auto}pre{overflow-x:auto}
 .tiles{display:grid;gap:.4rem;grid-template-columns:repeat(auto-fill,minmax(min(30%,8rem),1fr))}
 .tiles.large{grid-template-columns:repeat(auto-fill,minmax(min(45%,14rem),1fr))}
 .tiles.three{grid-template-columns:repeat(3,minmax(0,20rem))}
+.strips{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr))}
 figure{margin:0}figure img{width:100%}figcaption{font-size:.75rem;line-height:1.2;overflow-wrap:anywhere}
 .warn{background:var(--warn);border-left:.3rem solid #d97706;padding:.4rem .8rem}
 """
@@ -174,7 +175,7 @@ def write_report(
         "<h2>All 52 sliders at 1.0</h2>",
         _tiles(pictures.sliders, "", "The avatar, slider at 1.0: "),
         "<h2>Expressions coming up</h2>",
-        strips,
+        f'<div class="strips">{strips}</div>',
         "<h2>Turntable</h2>",
         *(_tiles(row, "", "The avatar at rest: ") for row in pictures.turntable),
         _training(run.metrics),

@@ -33,7 +33,7 @@ def chart(x: Sequence[float], values: Sequence[float], label: str, axis: str) ->
     )
     marks = "".join(
         f'<text x="2" y="{TOP + (1 - share) * tall + 4:.0f}" font-size="12" fill="currentColor">'
-        f"{low + share * span:.4g}</text>"
+        f"{low + share * span:.5g}</text>"
         for share in (0.0, 0.5, 1.0)
     )
     name = html.escape(label)
