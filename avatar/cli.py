@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from avatar.checks import InputError
 from avatar.cli_bench import JsonFile, bench, write_json_file
+from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_fit import claim_run, fit_run
 from avatar.console import ProgressDisplay, console
 
@@ -78,7 +79,7 @@ def create(
         port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
         json_file: also write the evaluation to this file.
     """
-    from avatar.export.report import left_out
+    from avatar.export.report import warnings_of
     from avatar.train.evaluate import STAGES
 
     _need_device(device)
@@ -112,18 +113,17 @@ def create(
             port=port if view else None,
         )
         avatar.save(output / "me.avatar")
-        result = _evaluate(avatar, captured, output / "me.run" / "eval", report)
+        result = evaluate_run(avatar, captured, output / "me.run", report)
     for name in ("eval.json", "preview.mp4", "report.html"):
         _copy(output / "me.run" / "eval" / name, output / name)
     write_json_file(json_file, result)
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {seconds[name]:.0f}" for name in STAGES)
     psnr = "not measured" if result["psnr"] is None else f"{result['psnr']:.2f} dB"
-    notice = left_out(result)
     console.print(
         f"\n[bold]Done.[/bold] Held-out PSNR {psnr} over {result['frames']} frames; "
         f"{seconds['total']:.0f} s in all ({parts}).\n"
-        + (f"{notice}\n" if notice else "")
+        + "".join(f"{escape(sentence)}\n" for sentence in warnings_of(result))
         + f"  {output}/preview.mp4   left the held-out video, right the avatar\n"
         f"  {output}/report.html   numbers and pictures; me.capture/report.html on the footage\n"
         f"Look at it from any side:   avatar view {output}/me.avatar\n"
@@ -235,7 +235,7 @@ def evaluate_command(
     max_side: int | None = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Measure a run's avatar on the held-out frames; write eval.json, preview.mp4 and a contact sheet.
+    """Measure a run's avatar on the held-out frames; write eval.json, preview.mp4, report and pictures.
 
     Args:
         run: a folder that `avatar train` made.
@@ -243,14 +243,15 @@ def evaluate_command(
             the avatar was trained. Numbers taken at different sizes do not compare.
         json_file: also write the numbers to this file; - prints them.
     """
-    from avatar.export.report import left_out
+    from avatar.export.report import warnings_of
     from avatar.model.avatar import Avatar
 
     if max_side is not None and max_side < 64:
         raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
     avatar = Avatar.load(run / "avatar.avatar")
     with ProgressDisplay() as report:
-        result = _evaluate(avatar, _capture_of(run), run / "eval", report, max_side)
+        result = evaluate_run(avatar, capture_of(run), run, report, max_side)
+    warnings = warnings_of(result)
     write_json_file(json_file, result)
     if json_file is None:
         for key in (
@@ -266,9 +267,12 @@ def evaluate_command(
             *("lpips", "lmd_px", "alpha_iou", "gaussians", "render_fps", "animate_render_fps"),
         ):
             print(f"{key:<20}{result[key]}")
-    if notice := left_out(result):
-        console.print(notice)
-    console.print(f"In {run}/eval: eval.json, preview.mp4, contact_sheet.jpg, report.html")
+    for sentence in warnings:
+        console.print(escape(sentence))
+    console.print(
+        f"In {run}/eval: eval.json, preview.mp4, report.html, and as pictures "
+        "contact_sheet.jpg, sliders.jpg, turntable.jpg"
+    )
 
 
 @app.command
@@ -470,54 +474,6 @@ def _capture(
     return capture_video(videos, output, config, report)
 
 
-def _evaluate(
-    avatar: Avatar, captured: Capture, output: Path, report: Any, max_side: int | None = None
-) -> dict[str, Any]:
-    """Measure, and write eval.json, preview.mp4, contact_sheet.jpg and report.html to ``output``."""
-    import numpy as np
-
-    from avatar.export.report import write_picture, write_report
-    from avatar.export.video import VideoWriter, contact_sheet
-    from avatar.tensorfile import write_json
-    from avatar.train.evaluate import EvaluateConfig, evaluate
-    from capture.landmarks import FaceDetector
-
-    begin, end = captured.splits.test
-    shown = {round(f) for f in np.linspace(begin, end - 1, 8)}
-    pairs: list[tuple[int, Any, Any]] = []
-    output.mkdir(parents=True, exist_ok=True)
-    start_s = begin / captured.fps
-    with (
-        VideoWriter(
-            output / "preview.mp4", captured.fps, audio=captured.audio, audio_start_s=start_s
-        ) as preview,
-        FaceDetector() as detector,
-    ):
-
-        def on_picture(frame: int, truth: Any, picture: Any) -> None:
-            preview.write(np.concatenate([truth, picture], 1))
-            if frame in shown or not pairs:
-                pairs.append((frame, truth, picture))
-
-        result = evaluate(
-            avatar,
-            captured,
-            detect=detector.detect,
-            picture=on_picture,
-            config=EvaluateConfig(max_side=max_side),
-            report=report,
-        )
-    sheet = contact_sheet(
-        [[truth for _, truth, _ in pairs], [picture for _, _, picture in pairs]],
-        ["held out", "avatar"],
-        [f"frame {frame}" for frame, _, _ in pairs],
-    )
-    write_picture(output / "contact_sheet.jpg", sheet)
-    write_json(output / "eval.json", result)
-    write_report(output / "report.html", avatar, captured, result, sheet)
-    return result
-
-
 def _open_avatar(path: Path) -> tuple[Avatar, Path]:
     """Load the avatar that a path names; return it and the folder in which to look for its capture."""
     from avatar.model.avatar import Avatar
@@ -533,19 +489,12 @@ def _open_avatar(path: Path) -> tuple[Avatar, Path]:
     return Avatar.load(path), path.parent
 
 
-def _capture_of(run: Path) -> Capture:
-    from avatar.capture_data import Capture
-    from avatar.train.loop import read_run
-
-    return Capture((run / read_run(run)["capture"]).resolve())
-
-
 def _find_capture(home: Path) -> Capture | None:
     """The capture that belongs to an avatar: beside it, or named by its run; None where there is none."""
     from avatar.capture_data import Capture
 
     if (home / "config.json").is_file():
-        return _capture_of(home)
+        return capture_of(home)
     if (home / "me.capture").is_dir():
         return Capture(home / "me.capture")
     return None

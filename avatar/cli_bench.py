@@ -6,15 +6,21 @@ Part of the command line, in a file of its own for its length; heavy packages ar
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from avatar.checks import InputError
 from avatar.console import ProgressDisplay
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from avatar.train.novel_views import NovelView
 
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json")]
 """The option ``--json`` of every command that reports."""
@@ -46,19 +52,46 @@ class TrackBench:
     """Write the numbers to this file instead of tables; - prints them as JSON."""
 
 
+@dataclass(frozen=True)
+class AvatarBench:
+    """How good avatars are: every deformer fitted to every capture, measured on held-out frames."""
+
+    captures: tyro.conf.Positional[tuple[Path, ...]]
+    """Capture folders."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/bench-avatar")
+    """Folder for runs and contact sheets; finished runs in it are measured, not fitted again."""
+    preset: Literal["smoke", "draft", "standard", "overnight"] = "draft"
+    """What each fit may cost."""
+    deformers: str = "all"
+    """Kinds with commas between them, or all."""
+    steps: int | None = None
+    """Optimisation steps, instead of the preset's."""
+    seed: int = 0
+    """Seed of all randomness."""
+    novel_truth: Path | None = None
+    """True cameras (truth.npz) of a rendered clip of several cameras, one of which filmed a capture."""
+    novel_view: tuple[str, ...] = ()
+    """Other cameras of that clip, each as CLIP:CAMERA:MASKCLIP: the avatar is rendered there too."""
+    json_file: JsonFile = None
+    """Write the numbers to this file instead of a table; - prints them as JSON."""
+
+
 def bench(
     what: tyro.conf.OmitArgPrefixes[
         Annotated[RasterizerBench, tyro.conf.subcommand("rasterizer", prefix_name=False)]
         | Annotated[TrackBench, tyro.conf.subcommand("track", prefix_name=False)]
+        | Annotated[AvatarBench, tyro.conf.subcommand("avatar", prefix_name=False)]
     ] = RasterizerBench(),
 ) -> None:
-    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy).
+    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality).
 
     Args:
         what: which part.
     """
     if isinstance(what, TrackBench):
         _bench_track(what)
+    elif isinstance(what, AvatarBench):
+        _bench_avatar(what)
     else:
         _bench_rasterizer(what)
 
@@ -71,6 +104,67 @@ def _bench_track(what: TrackBench) -> None:
     if what.json_file is None:
         print_rows(result, Console(highlight=False))
     write_json_file(what.json_file, result)
+
+
+def _bench_avatar(what: AvatarBench) -> None:
+    from avatar.export.report import write_picture
+    from avatar.export.video import contact_sheet
+    from avatar.train.bench_avatar import Sheet, bench_avatars, deformer_kinds, print_table
+    from avatar.train.novel_views import CameraRig
+    from capture.landmarks import FaceDetector
+    from configs import PRESETS
+
+    if what.steps is not None and what.steps < 1:
+        raise InputError(f"--steps must be at least 1; got {what.steps}.")
+    config = replace(PRESETS[what.preset], seed=what.seed)
+    config = config if what.steps is None else replace(config, steps=what.steps)
+    kinds = deformer_kinds(what.deformers)
+    rig = None if what.novel_truth is None else CameraRig.load(what.novel_truth)
+    views = [_novel_view(text) for text in what.novel_view]
+
+    def write_sheet(sheet: Sheet) -> None:
+        frames = sorted(sheet.rows["truth"])
+        rows = [[row[frame] for frame in frames] for row in sheet.rows.values()]
+        picture = contact_sheet(rows, list(sheet.rows), [f"frame {frame}" for frame in frames])
+        write_picture(what.output / f"{sheet.name}.jpg", picture)
+
+    with ProgressDisplay() as report, FaceDetector() as detector:
+        result = bench_avatars(
+            what.captures,
+            config,
+            kinds,
+            what.output,
+            detect=detector.detect,
+            rig=rig,
+            views=views,
+            sheet=write_sheet,
+            report=report,
+        )
+    if what.json_file is None:
+        console = Console(highlight=False, emoji=False)
+        # A pipe has no width; half of the columns would fold into dots.
+        print_table(result, console if console.is_terminal else Console(highlight=False, width=130))
+        print(f"Contact sheets and runs are in {what.output}.")
+    write_json_file(what.json_file, result | {"preset": what.preset, "seed": what.seed})
+
+
+def _novel_view(text: str) -> NovelView:
+    """Open CLIP:CAMERA:MASKCLIP; raises InputError saying what is wrong."""
+    from avatar.train.novel_views import NovelView
+    from capture.ingest import probe, read_frames
+
+    parts = text.rsplit(":", 2)
+    if len(parts) != 3 or not parts[1].isdigit():
+        raise InputError(
+            f"--novel-view {text}: expected CLIP:CAMERA:MASKCLIP, for example cam4.mp4:4:cam4_mask.mp4."
+        )
+    clip, mask = probe(Path(parts[0])), probe(Path(parts[2]))
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for picture, alpha in zip(read_frames(clip), read_frames(mask), strict=False):
+            yield picture, alpha[..., 1]
+
+    return NovelView(clip.path.stem, int(parts[1]), pairs)
 
 
 def _bench_rasterizer(what: RasterizerBench) -> None:

@@ -21,7 +21,8 @@ from rich.progress import (
 from avatar.types import Progress
 
 # Reports go to stderr, so that --json on stdout stays clean.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# No emoji: CLIP:CAMERA:MASKCLIP is not to be read with a picture of a camera in it.
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class ProgressDisplay:

@@ -12,6 +12,7 @@ from avatar.capture_data import Track
 from avatar.export.render import front_camera
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
+from avatar.rig.gaze import gaze_of, look_weights
 from avatar.rotations import matrix_to_quat, rotvec_to_matrix
 from avatar.types import HeadState, look_at
 from viewer.cameras import VIEWPOINTS, ClientView, camera_of, picture_size, viewpoint
@@ -21,8 +22,6 @@ from viewer.state import (
     Controls,
     Playback,
     captured_motion,
-    gaze_of,
-    look_weights,
     neutral,
     posed,
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import cv2
 import numpy as np
 
 from avatar.capture_data import Capture
+from avatar.export.report_charts import chart
+from avatar.export.report_pictures import ReportPictures, Tile
 from avatar.model.avatar import Avatar
 from avatar.tensorfile import write_bytes
 
@@ -44,13 +48,41 @@ EXPLANATIONS = {
     "animate_render_fps": ("Posing and drawing", "frames/s", "a new state every frame"),
 }
 
+REGION_MEANINGS = {
+    "mouth": "the lips and what is between them",
+    "eyes": "between and just around the lids",
+    "face": "the rest of the tracked face",
+    "hair": "the rest of the head: hair, ears, skull, upper forehead",
+    "neck": "between jaw and collar",
+    "torso": "shoulders and all below",
+    "background": "beyond the silhouette's margin",
+}
+
 STYLE = """
-:root{color-scheme:light dark;--line:#8884}
-body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid var(--line);text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%;height:auto}
-small{opacity:.7}svg{width:100%;height:auto}
+:root{color-scheme:light dark;--line:#8884;--warn:#b4530922}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:1rem auto;padding:0 1rem}
+table{border-collapse:collapse}td,th{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left}
+td.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%;height:auto;display:block}
+small,figcaption{opacity:.75}svg{width:100%;height:auto}pre{overflow-x:auto}
+.wide{overflow-x:auto}.wide img{max-width:none;width:max(100%,60rem)}
+.tiles{display:grid;gap:.4rem;grid-template-columns:repeat(auto-fill,minmax(min(30%,8rem),1fr))}
+.tiles.large{grid-template-columns:repeat(auto-fill,minmax(min(45%,14rem),1fr))}
+.tiles.three{grid-template-columns:repeat(3,minmax(0,20rem))}
+.strips{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr))}
+figure{margin:0}figure img{width:100%}figcaption{font-size:.75rem;line-height:1.2;overflow-wrap:anywhere}
+.warn{background:var(--warn);border-left:.3rem solid #d97706;padding:.4rem .8rem}
 """
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """How a run came to be."""
+
+    metrics: Sequence[Mapping[str, float]] = ()
+    """Lines of the training log: ``step``, ``loss``, ``psnr``, ``gaussians``."""
+    facts: Mapping[str, str] | None = None
+    """What makes the run again, name to value: versions, seed, hashes of the input."""
 
 
 def picture_bytes(picture: np.ndarray, quality: int = 92) -> bytes:
@@ -63,32 +95,6 @@ def picture_bytes(picture: np.ndarray, quality: int = 92) -> bytes:
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write a picture uint8 [H, W, 3] as JPEG, atomically."""
     write_bytes(path, picture_bytes(picture))
-
-
-def _curve(frames: list[int], values: list[float], label: str) -> str:
-    """A plot of values over frames as inline SVG."""
-    if len(frames) < 2:
-        return ""
-    width, height, margin = 900, 220, 42
-    low, high = min(values), max(values)
-    span = max(high - low, 1e-6)
-    x = [
-        margin + (f - frames[0]) / max(1, frames[-1] - frames[0]) * (width - margin - 8)
-        for f in frames
-    ]
-    y = [height - 24 - (v - low) / span * (height - 40) for v in values]
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    marks = "".join(
-        f'<text x="2" y="{height - 24 - share * (height - 40) + 4:.0f}" font-size="12" '
-        f'fill="currentColor">{low + share * span:.1f}</text>'
-        for share in (0.0, 0.5, 1.0)
-    )
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">'
-        f'<polyline points="{points}" fill="none" stroke="#3b82f6" stroke-width="1.5"/>{marks}'
-        f'<text x="{margin}" y="{height - 4}" font-size="12" fill="currentColor">frame {frames[0]}</text>'
-        f'<text x="{width - 90}" y="{height - 4}" font-size="12" fill="currentColor">frame {frames[-1]}</text></svg>'
-    )
 
 
 def left_out(result: dict[str, Any]) -> str:
@@ -106,8 +112,30 @@ def left_out(result: dict[str, Any]) -> str:
     return f"{sentence}. PSNR is {with_them:.2f} dB with all in which the face was found."
 
 
+def warnings_of(result: Mapping[str, Any]) -> list[str]:
+    """Return sentences on what is off in a result of ``evaluate``; none where all is well."""
+    found = [left_out(dict(result))]
+    if result.get("frames") == 0:
+        found.append("No held-out frame could be measured: the face was found in none of them.")
+    sliders = result.get("sliders") or {}
+    if count := sliders.get("exploded", 0):
+        names = sliders.get("exploded_in", [])
+        where = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        gaussians, have = ("Gaussian", "has") if count == 1 else ("Gaussians", "have")
+        found.append(
+            f"{count} {gaussians} {have} exploded with a slider at 1.0 ({where}): the largest is "
+            f"{sliders['worst_extent']:.0%} of the picture high, with {sliders['worst']}."
+        )
+    return [sentence for sentence in found if sentence]
+
+
 def write_report(
-    path: Path, avatar: Avatar, capture: Capture, result: dict[str, Any], sheet: np.ndarray
+    path: Path,
+    avatar: Avatar,
+    capture: Capture,
+    result: dict[str, Any],
+    pictures: ReportPictures,
+    run: RunFacts = RunFacts(),
 ) -> None:
     """Write the page.
 
@@ -116,41 +144,140 @@ def write_report(
         avatar: the avatar that was measured.
         capture: its capture.
         result: what ``avatar.train.evaluate.evaluate`` returned.
-        sheet: contact sheet uint8 [H, W, 3], held-out frames above the avatar's.
+        pictures: what is shown.
+        run: how the avatar was fitted.
     """
+    begin, end = result["split"]["test"]
+    width, height = result["resolution"]
+    curve = result["per_frame"]
+    footage = "".join(f"<li>{_text(w)}</li>" for w in capture.header.get("warnings", []))
+    settings = json.dumps(avatar.header.get("config", {}), indent=1)
+    strips = "".join(_tiles(row, "three", "The avatar: ") for row in pictures.strips)
+    worst = "".join(_tiles(row, "three") for row in pictures.worst)
+    parts = [
+        "<h1>Avatar report</h1>",
+        f"<p>Fitted to frames {result['split']['train'][0]} to {result['split']['train'][1] - 1}, "
+        f"measured on frames {begin} to {end - 1}, which the fit has never seen. The held-out frames "
+        f"are driven by the tracked motion alone, person on white, {width} x {height} pixels, device "
+        f"{_text(result['device'])}.</p>",
+        *(f'<p class="warn">Warning: {_text(sentence)}</p>' for sentence in warnings_of(result)),
+        f"<h2>Notes on the footage</h2><ul>{footage}</ul>" if footage else "",
+        "<h2>Held-out frames above, avatar below</h2>",
+        f'<div class="wide">{_image(pictures.held_out, "Held-out frames and the avatar")}</div>',
+        f"<h2>Numbers</h2><table>{_numbers(result)}</table>",
+        "<h2>PSNR over the held-out frames (dB)</h2>",
+        chart(curve["frame"], curve["psnr"], "PSNR of each held-out frame, dB", "frame"),
+        "<h2>Where the error is</h2>",
+        _regions(result),
+        _tiles(pictures.regions, "large"),
+        "<h2>Worst held-out frames</h2><p>Half a second apart at least. Error: black is none.</p>",
+        worst or "<p>None was measured.</p>",
+        "<h2>All 52 sliders at 1.0</h2>",
+        _tiles(pictures.sliders, "", "The avatar, slider at 1.0: "),
+        "<h2>Expressions coming up</h2>",
+        f'<div class="strips">{strips}</div>',
+        "<h2>Turntable</h2>",
+        *(_tiles(row, "", "The avatar at rest: ") for row in pictures.turntable),
+        _training(run.metrics),
+        f"<h2>Time</h2><table>{_seconds(result)}</table>",
+        f"<h2>To make it again</h2><table>{_facts(run.facts or {})}</table>",
+        f"<details><summary>Settings of the fit</summary><pre>{_text(settings)}</pre></details>",
+    ]
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Avatar report</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(filter(None, parts))
+        + "\n</body></html>\n"
+    )
+    write_bytes(path, page.encode())
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _image(picture: np.ndarray, meaning: str, quality: int = 85) -> str:
+    encoded = base64.b64encode(picture_bytes(picture, quality)).decode()
+    height, width = picture.shape[:2]
+    return (
+        f'<img alt="{_text(meaning)}" width="{width}" height="{height}" '
+        f'src="data:image/jpeg;base64,{encoded}">'
+    )
+
+
+def _tiles(tiles: Sequence[Tile], kind: str, prefix: str = "") -> str:
+    """A grid of captioned pictures that breaks as the screen is narrow."""
+    figures = "".join(
+        f"<figure>{_image(t.picture, prefix + t.caption)}"
+        f"<figcaption>{_text(t.caption)}</figcaption></figure>"
+        for t in tiles
+    )
+    return f'<div class="{f"tiles {kind}".strip()}">{figures}</div>'
+
+
+def _row(name: str, value: str, meaning: str | None = None) -> str:
+    note = "" if meaning is None else f"<td><small>{meaning}</small></td>"
+    return f'<tr><th>{name}</th><td class="n">{value}</td>{note}</tr>'
+
+
+def _numbers(result: dict[str, Any]) -> str:
     rows = []
     for key, (name, unit, meaning) in EXPLANATIONS.items():
         if key == "psnr_all_tracked" and not left_out(result):
             continue  # it is the PSNR
         value = result.get(key)
-        text = "not measured" if value is None else f"{value:g} {unit}"
-        rows.append(
-            f'<tr><th>{name}</th><td class="n">{text}</td><td><small>{meaning}</small></td></tr>'
+        rows.append(_row(name, "not measured" if value is None else f"{value:g} {unit}", meaning))
+    sliders = result.get("sliders")
+    if sliders:
+        text = f"{sliders['exploded']}, largest {sliders['worst_extent']:.1%}"
+        meaning = (
+            "Gaussians wider than a quarter of the picture's height with any slider at 1.0, from five "
+            f"sides; the largest with {_text(sliders['worst'])}"
         )
-    seconds = "".join(
-        f'<tr><th>{html.escape(name)}</th><td class="n">{value:.1f} s</td></tr>'
-        for name, value in result["seconds"].items()
+        rows.append(_row("Exploded", text, meaning))
+    return "".join(rows)
+
+
+def _regions(result: dict[str, Any]) -> str:
+    regions = result.get("regions") or {}
+    rows = "".join(
+        f'<tr><th>{name}</th><td class="n">{_decibels(regions[name]["psnr"])}</td>'
+        f'<td class="n">{regions[name]["error_share"]:.1%}</td>'
+        f'<td class="n">{regions[name]["pixel_share"]:.1%}</td><td><small>{meaning}</small></td></tr>'
+        for name, meaning in REGION_MEANINGS.items()
+        if name in regions
     )
-    curve = result["per_frame"]
-    encoded = base64.b64encode(picture_bytes(sheet, 88)).decode()
-    warnings = "".join(
-        f"<li>{html.escape(str(w))}</li>" for w in capture.header.get("warnings", [])
+    return (
+        "<table><tr><th>Region</th><th>PSNR</th><th>of the error</th><th>of the pixels</th><th></th></tr>"
+        f"{rows}</table>"
     )
-    page = f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>Avatar report</title><style>{STYLE}</style>
-<h1>Avatar report</h1>
-<p>Fitted to frames {result["split"]["train"][0]} to {result["split"]["train"][1] - 1}, measured on frames
-{result["split"]["test"][0]} to {result["split"]["test"][1] - 1}, which the fit has never seen. The held-out
-frames are driven by the tracked motion alone, person on white, {result["resolution"][0]} x
-{result["resolution"][1]} pixels, device {html.escape(result["device"])}.</p>
-{f"<p>{html.escape(left_out(result))}</p>" if left_out(result) else ""}
-{f"<h2>Notes on the footage</h2><ul>{warnings}</ul>" if warnings else ""}
-<h2>Held-out frames above, avatar below</h2>
-<img alt="held-out frames and the avatar's" src="data:image/jpeg;base64,{encoded}">
-<h2>Numbers</h2><table>{"".join(rows)}</table>
-<h2>PSNR over the held-out frames (dB)</h2>{_curve(curve["frame"], curve["psnr"], "PSNR per frame")}
-<h2>Time</h2><table>{seconds}</table>
-<h2>Settings</h2><details><summary>of the fit</summary><pre>{html.escape(json.dumps(avatar.header.get("config", {}), indent=1))}</pre></details>
-</html>
-"""
-    write_bytes(path, page.encode())
+
+
+def _decibels(value: float | None) -> str:
+    return "not seen" if value is None else f"{value:.2f} dB"
+
+
+def _training(metrics: Sequence[Mapping[str, float]]) -> str:
+    titles = (
+        ("loss", "Loss"),
+        ("psnr", "PSNR of a training picture, dB"),
+        ("gaussians", "Gaussians"),
+    )
+    charts = []
+    for key, title in titles:
+        rows = [row for row in metrics if row.get(key) is not None]
+        drawn = chart([r["step"] for r in rows], [r[key] for r in rows], title, "step")
+        charts.append(f"<h3>{title}</h3>{drawn}" if drawn else "")
+    return "<h2>Training</h2>" + "".join(charts) if any(charts) else ""
+
+
+def _seconds(result: dict[str, Any]) -> str:
+    return "".join(_row(_text(n), f"{value:.1f} s") for n, value in result["seconds"].items())
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "".join(
+        f'<tr><th>{_text(name)}</th><td style="overflow-wrap:anywhere">{_text(value)}</td></tr>'
+        for name, value in facts.items()
+    )

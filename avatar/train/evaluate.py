@@ -19,6 +19,8 @@ from avatar.capture_data import Capture
 from avatar.model.avatar import Avatar
 from avatar.raster import one_torch_thread, rasterize
 from avatar.train.metrics import alpha_iou, flip, lmd_px, lpips, psnr, ssim
+from avatar.train.regions import RegionErrors, label_regions
+from avatar.train.sanity import check_sliders
 from avatar.types import Camera, HeadState, Progress, Reporter, ignore_progress
 
 Detector = Callable[[np.ndarray], "np.ndarray | None"]
@@ -69,6 +71,12 @@ def evaluate(
         no frame is None. Leaving out the frames that were blurred or badly tracked flatters, so
         ``frames_left_out`` counts the held-out frames that are not valid, and ``psnr_all_tracked`` is
         the PSNR with those of them in which the tracker saw the face.
+
+        ``regions`` has for each of background, face, mouth, eyes, hair, neck and torso (see
+        ``avatar.train.regions``): ``psnr`` [dB] within the region, mean over the frames that show it
+        (None where none does), ``error_share`` of the squared error and ``pixel_share`` of the pixels
+        of all frames. ``sliders`` says what explodes with each of the 52 sliders at 1.0: see
+        ``avatar.train.sanity.check_sliders``.
     """
     track, splits = capture.track, capture.splits
     everything = list(range(*splits.test))
@@ -81,9 +89,10 @@ def evaluate(
     every = max(1, len(frames) // config.flip_frames)
     names = ("psnr", "psnr_all", "ssim", "flip", "lpips", "lmd", "iou")
     rows: dict[str, list[float]] = {name: [] for name in names}
+    regions = RegionErrors()
     for order, frame in enumerate(everything):
         truth = torch.from_numpy(capture.on_white(frame, size=size))
-        mask = torch.from_numpy(capture.mask(frame, size=size).astype(np.float32) / 255)
+        mask = capture.mask(frame, size=size)
         output = rasterize(avatar.pose(states[frame]), camera, background=white)
         image = output.rgb.clamp(0, 1)
         shown = (image * 255).round().byte().numpy()
@@ -96,7 +105,9 @@ def evaluate(
             continue  # shown, so that the preview's sound stays in step, but not trusted
         rows["psnr"].append(rows["psnr_all"][-1])
         rows["ssim"].append(ssim(image, truth))
-        rows["iou"].append(alpha_iou(output.alpha, mask))
+        rows["iou"].append(alpha_iou(output.alpha, torch.from_numpy(mask.astype(np.float32) / 255)))
+        labels = label_regions(states[frame], track.lattice, track.basis, camera, mask)
+        regions.add(image, truth, labels)
         if (len(rows["psnr"]) - 1) % every == 0:
             rows["flip"].append(flip(image, truth))
             distance = lpips(image, truth)
@@ -132,6 +143,8 @@ def evaluate(
         "animate_render_fps": animate_fps,
         "seconds": known | {"total": round(sum(known.values()), 2)},
         "device": "cpu",
+        "regions": regions.result(),
+        "sliders": check_sliders(avatar),
         "split": {"train": list(splits.train), "test": list(splits.test)},
         "per_frame": {"frame": frames, "psnr": [round(v, 3) for v in rows["psnr"]]},
     }

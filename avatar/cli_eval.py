@@ -1,0 +1,139 @@
+"""Measure a run and show it: eval.json, preview, report and pictures in the run's ``eval`` folder.
+
+Part of the command line, in a file of its own for its length; heavy packages are imported inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from avatar.capture_data import Capture
+    from avatar.export.report import RunFacts
+    from avatar.export.report_pictures import Tile
+    from avatar.model.avatar import Avatar
+
+REGION_FRAMES = 4
+"""Held-out frames that the report tints by region: those that differ most in head pose."""
+
+
+def evaluate_run(
+    avatar: Avatar, captured: Capture, run: Path, report: Any, max_side: int | None = None
+) -> dict[str, Any]:
+    """Measure, and write eval.json, preview.mp4, pictures and report.html to ``run / "eval"``.
+
+    Args:
+        avatar: the run's avatar.
+        captured: its capture.
+        run: the run's folder.
+        report: listener of progress.
+        max_side: longer side at which pictures are compared; None for the one trained at.
+    """
+    import numpy as np
+
+    from avatar.export.report import write_picture, write_report
+    from avatar.export.report_pictures import make_pictures, slider_sheet, tile_sheet
+    from avatar.export.video import VideoWriter, contact_sheet
+    from avatar.tensorfile import write_json
+    from avatar.train.evaluate import EvaluateConfig, evaluate
+    from capture.landmarks import FaceDetector
+
+    begin, end = captured.splits.test
+    shown = {round(f) for f in np.linspace(begin, end - 1, 8)}
+    pairs: list[tuple[int, Any, Any]] = []
+    output = run / "eval"
+    output.mkdir(parents=True, exist_ok=True)
+    start_s = begin / captured.fps
+    with (
+        VideoWriter(
+            output / "preview.mp4", captured.fps, audio=captured.audio, audio_start_s=start_s
+        ) as preview,
+        FaceDetector() as detector,
+    ):
+
+        def on_picture(frame: int, truth: Any, picture: Any) -> None:
+            preview.write(np.concatenate([truth, picture], 1))
+            if frame in shown or not pairs:
+                pairs.append((frame, truth, picture))
+
+        result = evaluate(
+            avatar,
+            captured,
+            detect=detector.detect,
+            picture=on_picture,
+            config=EvaluateConfig(max_side=max_side),
+            report=report,
+        )
+    sheet = contact_sheet(
+        [[truth for _, truth, _ in pairs], [picture for _, _, picture in pairs]],
+        ["held out", "avatar"],
+        [f"frame {frame}" for frame, _, _ in pairs],
+    )
+    pictures = make_pictures(avatar, captured, result, sheet, region_tiles(captured, result))
+    write_picture(output / "contact_sheet.jpg", sheet)
+    write_picture(output / "sliders.jpg", slider_sheet(pictures.sliders))
+    write_picture(output / "turntable.jpg", tile_sheet(pictures.turntable))
+    write_json(output / "eval.json", result)
+    facts = run_facts(avatar, captured, run)
+    write_report(output / "report.html", avatar, captured, result, pictures, facts)
+    return result
+
+
+def region_tiles(captured: Capture, result: dict[str, Any]) -> list[Tile]:
+    """Return held-out frames tinted by region, as far as any was measured."""
+    import torch
+
+    from avatar.export.report_pictures import WIDE, Tile, fitted_within
+    from avatar.model.create import spread_frames
+    from avatar.train.regions import REGION_LEGEND, label_regions, region_overlay
+
+    frames = torch.tensor(result["per_frame"]["frame"], dtype=torch.long)
+    if len(frames) == 0:
+        return []
+    track, (width, height) = captured.track, result["resolution"]
+    camera, states = captured.camera().scaled(width, height), track.states()
+    tiles = []
+    for frame in spread_frames(track, frames, REGION_FRAMES).tolist():
+        mask = captured.mask(frame, size=(width, height))
+        labels = label_regions(states[frame], track.lattice, track.basis, camera, mask)
+        tinted = region_overlay(captured.frame(frame, size=(width, height)), labels)
+        tiles.append(Tile(f"frame {frame}: {REGION_LEGEND}", fitted_within(tinted, WIDE)))
+    return tiles
+
+
+def run_facts(avatar: Avatar, captured: Capture, run: Path) -> RunFacts:
+    """Collect the training log, versions, seed and hashes; what a run does not know is left out."""
+    from avatar.checks import InputError
+    from avatar.export.report import RunFacts
+    from avatar.train.loop import read_run
+    from avatar.train.rollback import read_metrics
+
+    try:
+        known = read_run(run)
+    except InputError:
+        known = {}  # an avatar can be measured without the folder it was fitted in
+    config = known.get("config") or avatar.header.get("config") or {}
+    track = captured.path / "track.safetensors"
+    facts = {
+        "headsplat": known.get("headsplat", avatar.header.get("headsplat")),
+        "torch": known.get("torch"),
+        "seed": config.get("seed"),
+        "steps": config.get("steps"),
+        "capture": captured.path.name,
+        "source video, SHA-256": captured.source_sha256,
+        "track, SHA-256": hashlib.sha256(track.read_bytes()).hexdigest(),
+    }
+    return RunFacts(
+        metrics=read_metrics(run / "metrics.jsonl"),
+        facts={name: str(value) for name, value in facts.items() if value not in (None, "")},
+    )
+
+
+def capture_of(run: Path) -> Capture:
+    """Open the capture that a run was fitted to."""
+    from avatar.capture_data import Capture
+    from avatar.train.loop import read_run
+
+    return Capture((run / read_run(run)["capture"]).resolve())
