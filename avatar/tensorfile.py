@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ def read_tensors(
     format: str,
     version: int,
     required: Mapping[str, str] | None = None,
+    migrate: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]] | None = None,
     finite: bool = True,
     remedy: str = "Make it again with the command that wrote it.",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -92,9 +93,11 @@ def read_tensors(
     Args:
         path: the file.
         format: the format expected.
-        version: the newest version understood; a newer file is refused, an older one is returned
-            with its ``version`` in the header for the caller to migrate.
+        version: the newest version understood; a newer file is refused, an older one is brought up to
+            date by ``migrate``, or returned with its ``version`` in the header.
         required: name to shape spec as in ``checks.check``; all must be there and fit together.
+        migrate: takes tensors and header of an older file and returns today's tensors, before anything
+            is required of them.
         finite: refuse NaN and infinity in floating-point tensors.
         remedy: what the user should do when the file cannot be used.
 
@@ -125,6 +128,8 @@ def read_tensors(
         raise InputError(
             f"{path} is damaged or is not a {format} file ({error}). {remedy}"
         ) from error
+    if migrate is not None and header["version"] < version:
+        tensors = migrate(tensors, header)
     sizes: dict[str, int] = {}
     for name, spec in (required or {}).items():
         if name not in tensors:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from avatar.capture_data import RIG, need_rig
 from avatar.checks import InputError, check
-from avatar.model.binding import Binding
+from avatar.model.binding import HEAD, TORSO, Binding
 from avatar.model.deform import Setup
 from avatar.model.deformers import make_deformer
 from avatar.raster.cuda_pose import pose_cuda
@@ -24,12 +24,13 @@ from avatar.tensorfile import read_tensors, write_tensors
 from avatar.types import Camera, Gaussians, HeadState
 
 AVATAR_FORMAT = "headsplat.avatar"
-AVATAR_VERSION = 1
+AVATAR_VERSION = 2
 
-FEATURES = len(ARKIT_NAMES) + 6 + 4
+FEATURES = len(ARKIT_NAMES) + 6 + 4 + 6
 """What the deformer's network sees: the ARKit coefficients, head rotation and translation (3 + 3), gaze
-(4). The person's residual shapes move the lattice but are not shown to the network: they are the least
-certain of what is tracked, and with them held-out frames came out worse (docs/EXPLORATION.md)."""
+(4), torso rotation and translation (3 + 3). The person's residual shapes move the lattice but are not
+shown to the network: they are the least certain of what is tracked, and with them held-out frames came
+out worse (docs/EXPLORATION.md)."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Avatar(nn.Module):
     barycentric: Tensor
     follow: Tensor
     eye: Tensor
+    part: Tensor
 
     def __init__(
         self,
@@ -148,6 +150,7 @@ class Avatar(nn.Module):
         self.register_buffer("barycentric", binding.barycentric.float())
         self.register_buffer("follow", binding.follow.float())
         self.register_buffer("eye", binding.eye.long())
+        self.register_buffer("part", binding.part.long())
         # What posing reads is gathered once here rather than at each pose.
         self._eye = self.eye.to(torch.int8)
         self._corners = self.triangles[self.triangle].int()  # [N, 3]
@@ -157,7 +160,7 @@ class Avatar(nn.Module):
 
     def binding(self) -> Binding:
         """Return how the Gaussians hang on the rig."""
-        return Binding(self.triangle, self.barycentric, self.follow, self.eye)
+        return Binding(self.triangle, self.barycentric, self.follow, self.eye, self.part)
 
     def __len__(self) -> int:
         """Return the number N of Gaussians."""
@@ -166,13 +169,13 @@ class Avatar(nn.Module):
     def features(self, state: HeadState) -> Tensor:
         """Return the deformer's driving features [D] of a single state.
 
-        Pose is part of them because light stays while the head turns, and hair and chin move with
-        the head's attitude; it is taken relative to the rest pose.
+        Poses are part of them because light stays while the head turns, hair and chin move with the
+        head's attitude, and a shirt is no rigid body; they are taken relative to the rest pose.
         """
-        R = self.rest.T_world_head[:3, :3].T @ state.T_world_head[:3, :3]
-        t = state.T_world_head[:3, 3] - self.rest.T_world_head[:3, 3]
         named = state.expression[: len(ARKIT_NAMES)]
-        return torch.cat([named, matrix_to_rotvec(R), t, state.gaze.reshape(4)])
+        head = _moved(self.rest.T_world_head, state.T_world_head)
+        torso = _moved(self.rest.T_world_torso, state.T_world_torso)
+        return torch.cat([named, head, state.gaze.reshape(4), torso])
 
     def pose(self, state: HeadState) -> Gaussians:
         """Return the Gaussians of a single (unbatched) state, in the world.
@@ -221,6 +224,7 @@ class Avatar(nn.Module):
             "binding.barycentric": self.barycentric,
             "binding.follow": self.follow,
             "binding.eye": self.eye.to(torch.int8),
+            "binding.part": self.part.to(torch.int8),
             "rest.expression": self.rest.expression,
             "rest.gaze": self.rest.gaze,
             "rest.T_world_head": self.rest.T_world_head,
@@ -253,6 +257,7 @@ class Avatar(nn.Module):
             format=AVATAR_FORMAT,
             version=AVATAR_VERSION,
             required=AVATAR_TENSORS,
+            migrate=_from_version_1,
             remedy=remedy,
         )
         need_rig(Path(path), header.get("rig", RIG), remedy)
@@ -285,7 +290,7 @@ class Avatar(nn.Module):
             fps=fps,
         )
         binding = Binding(
-            *(tensors[f"binding.{k}"] for k in ("triangle", "barycentric", "follow", "eye"))
+            *(tensors[f"binding.{k}"] for k in ("triangle", "barycentric", "follow", "eye", "part"))
         )
         _check_indices(Path(path), person, binding, remedy)
         parameters = {name: tensors[f"gaussians.{name}"] for name in GAUSSIAN_PARAMETERS}
@@ -318,6 +323,7 @@ AVATAR_TENSORS = {
     "binding.barycentric": "N 3",
     "binding.follow": "N",
     "binding.eye": "N",
+    "binding.part": "N",
     "gaussians.means": "N 3",
     "gaussians.quats": "N 4",
     "gaussians.log_scales": "N 3",
@@ -327,6 +333,29 @@ AVATAR_TENSORS = {
 }
 """Every tensor that a .avatar file must have beside the deformer's, with its dims (equal names are equal
 sizes)."""
+
+
+def _from_version_1(tensors: dict[str, Tensor], _: dict[str, Any]) -> dict[str, Tensor]:
+    """Bring the tensors of a version 1 file up to date.
+
+    Parts were not told apart, and the network did not see the torso's pose, the last six features:
+    with weights of zero for them it answers as it did.
+    """
+    wider = dict(tensors)
+    if (eye := tensors.get("binding.eye")) is not None:
+        wider["binding.part"] = torch.full_like(eye, HEAD)
+    for name, value in (("feature_mean", 0.0), ("feature_scale", 1.0), ("network.0.weight", 0.0)):
+        old = tensors.get(f"deformer.{name}")
+        if old is not None and old.shape[-1] == FEATURES - 6:
+            added = old.new_full((*old.shape[:-1], 6), value)
+            wider[f"deformer.{name}"] = torch.cat([old, added], -1)
+    return wider
+
+
+def _moved(rest: Tensor, now: Tensor) -> Tensor:
+    """Return rotation vector and translation [6] from a pose to another, both [4, 4]."""
+    turn = matrix_to_rotvec(rest[:3, :3].T @ now[:3, :3])
+    return torch.cat([turn, now[:3, 3] - rest[:3, 3]])
 
 
 def _deformer_of(header: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -343,6 +372,9 @@ def _check_indices(path: Path, person: Person, binding: Binding, remedy: str) ->
         ("triangles", person.triangles, 0, len(person.lattice)),
         ("binding.triangle", binding.triangle, 0, len(person.triangles)),
         ("binding.eye", binding.eye, -1, 2),
+        ("binding.part", binding.part, HEAD, TORSO + 1),
     ):
         if index.numel() and not (low <= int(index.min()) and int(index.max()) < high):
             raise InputError(f"{path}: '{name}' must lie in {low}..{high - 1}. {remedy}")
+    if (binding.part.diff() < 0).any():
+        raise InputError(f"{path}: 'binding.part' must be in ascending order. {remedy}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
+
+HEAD, MOUTH, TORSO = range(3)
+"""Parts of a person, whose Gaussians different things may drive: head, inside of the mouth, and what lies
+below the chin and follows the face little."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class Binding:
     hair and neck, 0 on upper teeth and eyeballs."""
     eye: Tensor
     """[N] int64: 0 or 1 for the subject's left or right eyeball, -1 for all else."""
+    part: Tensor
+    """[N] int64: ``HEAD``, ``MOUTH`` or ``TORSO``, in ascending order: Gaussians are sorted by part."""
 
     def __getitem__(self, index: Tensor) -> Binding:
-        return Binding(
-            self.triangle[index], self.barycentric[index], self.follow[index], self.eye[index]
-        )
+        return Binding(*(getattr(self, field.name)[index] for field in fields(self)))

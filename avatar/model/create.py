@@ -9,7 +9,7 @@ behind the lids' opening. Mouth: two rows of teeth and a dark cavity behind the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,8 +19,9 @@ from torch import Tensor
 from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.model.avatar import FEATURES, Avatar, Person
-from avatar.model.binding import Binding
+from avatar.model.binding import HEAD, MOUTH, TORSO, Binding
 from avatar.model.deformers import DEFORMERS, DeformerKind
+from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rig.lattice import REGIONS, lattice_table
 from avatar.rotations import invert_rigid, matrix_to_rotvec, transform_points
 from avatar.types import HeadState
@@ -47,6 +48,8 @@ VIEW_SIDE = 512
 many frames of a 4K clip take 60 MB, not 1.6 GB."""
 HIDDEN_DENSITY = 0.2
 """Density of Gaussians where no view looks at the hull, as a share of where one does."""
+TORSO_BELOW_CHIN_M = 0.02
+"""How far below the chin the torso begins for its own branch of the deformer."""
 FOLLOW_RANGE_M = 0.022
 """Distance over which hair and neck stop following the nearest skin."""
 
@@ -69,10 +72,14 @@ class CreateConfig:
     """Gaussians on each eyeball."""
     mouth: int = 480
     """Gaussians on teeth and in the mouth's cavity."""
-    deformer: DeformerKind = "blendshapes"
+    deformer: DeformerKind = "branches"
     """What makes of expression and pose the offsets of all Gaussians."""
     shapes: int = 20
     """Number K of learned offset shapes, where the deformer has such."""
+    torso_shapes: int = 10
+    """The same for the torso, where it has shapes of its own."""
+    mouth_shapes: int = 10
+    """The same for the inside of the mouth."""
     hidden: int = 64
     """Width of the deformer's network."""
     hull_frames: int = 48
@@ -225,6 +232,10 @@ def create_avatar(
         rigid.append(part.follow)
     points = torch.cat(means)
     binding = bind(person, points, torch.cat(rigid), torch.cat(eye))
+    below = points[:, 1] < person.lattice[CHIN, 1] - TORSO_BELOW_CHIN_M
+    kinds = torch.cat([torch.full((len(p.means),), p.kind) for p in parts])
+    # Skin under the chin moves with the jaw; the torso's branch does not see that.
+    kinds[(kinds == TORSO) & ~(below & (binding.follow < 0.3))] = HEAD
     count = len(points)
     parameters = {
         "means": points,
@@ -234,11 +245,12 @@ def create_avatar(
         "colours": torch.cat(colours),
         "torso_logits": torch.cat(torso),
     }
-    sizes = {"shapes": config.shapes, "hidden": config.hidden}
+    sizes = {n: getattr(config, n) for n in ("shapes", "torso_shapes", "mouth_shapes", "hidden")}
+    by_part = torch.argsort(kinds, stable=True)
     avatar = Avatar(
         person,
-        binding,
-        parameters,
+        replace(binding, part=kinds)[by_part],
+        {name: value[by_part] for name, value in parameters.items()},
         deformer=config.deformer,
         settings={k: v for k, v in sizes.items() if k in DEFORMERS[config.deformer].sizes},
         generator=generator,
@@ -246,7 +258,9 @@ def create_avatar(
     features = torch.stack([avatar.features(track.states()[int(f)]) for f in frames])
     avatar.deformer.feature_mean.copy_(features.mean(0))
     # A coefficient that never moves in training says nothing; its spread must not be blown up.
-    floor = torch.cat([torch.full((FEATURES - 10,), 0.05), torch.full((10,), 0.02)])
+    floor = torch.cat(
+        [torch.full((len(ARKIT_NAMES),), 0.05), torch.full((FEATURES - len(ARKIT_NAMES),), 0.02)]
+    )
     avatar.deformer.feature_scale.copy_(torch.maximum(features.std(0), floor))
     return avatar
 
@@ -263,6 +277,8 @@ class _Part:
     follow: Tensor
     """[n] share of the skin's motion to take; NaN asks for the usual fade with distance."""
     eye: int = -1
+    kind: int = HEAD
+    """``HEAD``, ``MOUTH`` or ``TORSO``."""
 
 
 def _face(person: Person, views: _Views, count: int, generator: torch.Generator) -> _Part:
@@ -416,7 +432,8 @@ def _torso(person: Person, views: _Views, count: int, generator: torch.Generator
     depth_m = float(views.T_cam_torso[0, 2, 3])
     scale = 0.6 * step * depth_m / float(views.camera.K[0, 0])
     logits = ((chin_y - 0.03 - p[:, 1]) / 0.015).clamp(-4, 5)
-    return _Part(p, c, scale, logits, torch.full((len(p),), float("nan")))
+    nan = torch.full((len(p),), float("nan"))
+    return _Part(p, c, scale, logits, nan, kind=TORSO)
 
 
 def _without_head(person: Person, views: _Views, view: int) -> np.ndarray:
@@ -492,7 +509,12 @@ def _mouth(person: Person, count: int, generator: torch.Generator) -> _Part:
     scale = 0.6 * math.sqrt(2 * half * 0.012 / rows)
     points = torch.cat([upper, lower, cavity])
     return _Part(
-        points, colours.repeat_interleave(rows, 0), scale, torch.full((3 * rows,), -5.0), follow
+        points,
+        colours.repeat_interleave(rows, 0),
+        scale,
+        torch.full((3 * rows,), -5.0),
+        follow,
+        kind=MOUTH,
     )
 
 
@@ -515,7 +537,8 @@ def bind(person: Person, points: Tensor, follow: Tensor, eye: Tensor) -> Binding
     nearest = (corners[triangle] * weights[..., None]).sum(1)
     distance = torch.linalg.norm(points - nearest, dim=1)
     fade = torch.exp(-((distance / FOLLOW_RANGE_M) ** 2))
-    return Binding(triangle, weights, torch.where(fixed, follow.nan_to_num(), fade), eye)
+    part = torch.full_like(eye, HEAD)
+    return Binding(triangle, weights, torch.where(fixed, follow.nan_to_num(), fade), eye, part)
 
 
 def barycentric_weights(corners: Tensor, points: Tensor) -> Tensor:

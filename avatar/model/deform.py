@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from avatar.checks import InputError
 from avatar.model.binding import Binding
-from avatar.rig.lattice import REGIONS
 
 CHANNELS = 13
 """Channels of an offset: mean (3, head frame), quaternion (4), log scale (3), sRGB colour (3)."""
@@ -62,9 +61,9 @@ class Deformer(nn.Module, ABC):
     """Name in files and on the command line."""
     sizes: ClassVar[Mapping[str, int]] = {}
     """Settings that decide about shapes, with their defaults."""
-    gaussian_dims: ClassVar[Mapping[str, int]] = {}
+    gaussian_dims: Mapping[str, int] = {}
     """Parameters and buffers with one entry a Gaussian, and along which of their dims."""
-    half: ClassVar[frozenset[str]] = frozenset()
+    half: frozenset[str] = frozenset()
     """Tensors that files hold in half precision."""
     turns: ClassVar[bool] = False
     """Whether the quaternion offset o turns a Gaussian, q -> (1 + o) q, instead of being added to q."""
@@ -199,17 +198,3 @@ def network(*widths: int) -> nn.Sequential:
     for inputs, outputs in pairwise(widths):
         layers += [zeroed(nn.Linear, inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def inside_mouth(setup: Setup) -> Tensor:
-    """Return which Gaussians [N] bool rest inside the mouth: behind the inner lips, on no eyeball.
-
-    The lips' own Gaussians lie on the lattice and so no more than a few millimetres behind the arch
-    through their middle.
-    """
-    lips = setup.lattice[torch.tensor(REGIONS["lip_upper_inner"] + REGIONS["lip_lower_inner"])]
-    half = (lips[:, 0].amax() - lips[:, 0].amin()) / 2
-    x, y, z = (setup.means - lips.mean(0)).unbind(1)
-    behind = -z - 12.0 * x.square()  # the dental arch: 6 mm further back at 22 mm aside
-    within = (x.abs() < half) & (y > -0.030) & (y < 0.015)
-    return within & (behind > 0.005) & (behind < 0.035) & (setup.binding.eye < 0)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from avatar.model.avatar import FEATURES
-from avatar.model.binding import Binding
+from avatar.model.avatar import FEATURES, GAUSSIAN_PARAMETERS, Avatar, Person
+from avatar.model.binding import HEAD, MOUTH, TORSO, Binding
 from avatar.model.create import CreateConfig
-from avatar.model.deform import Setup
-from avatar.model.deformers.blendshapes import BlendshapeDeformer
 from avatar.raster import rasterize
-from avatar.raster.fused import FusedAdam, LowRankAdam, blend_offsets, l1_ssim_loss
-from avatar.raster.posing import pose_native
+from avatar.raster.fused import FusedAdam, l1_ssim_loss
+from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rig.lattice import lattice_table
-from avatar.train.config import TrainConfig
-from avatar.types import Camera, Gaussians
+from avatar.train.config import RateConfig, TrainConfig
+from avatar.train.deformer_step import make_deformer_step
+from avatar.types import Camera, Gaussians, HeadState
 
 
 def avatar_step(gaussians: Gaussians, camera: Camera, target: Tensor) -> Callable[[], None]:
@@ -38,55 +38,23 @@ def avatar_step(gaussians: Gaussians, camera: Camera, target: Tensor) -> Callabl
         A function that takes one step.
     """
     config = TrainConfig()
-    count, vertices = len(gaussians.means), 478
     random = torch.Generator().manual_seed(0)
-    face = lattice_table()
-    zero = torch.zeros(count)
-    setup = Setup(
-        features=FEATURES,
-        lattice=face.neutral,
-        basis=torch.zeros(52, vertices, 3),
-        triangles=face.triangles,
-        binding=Binding(zero.long(), torch.full((count, 3), 1 / 3), zero, zero.long() - 1),
-        means=gaussians.means.detach(),
-    )
-    deformer = BlendshapeDeformer(setup, {"shapes": CreateConfig().shapes})
-    deformer.draw(random, setup)
-    deformer.offsets.requires_grad_(False).normal_(0, 1e-3, generator=random)
-    parameters = {
-        "means": gaussians.means.clone(),
-        "quats": gaussians.quats.clone(),
-        "log_scales": gaussians.scales.log(),
-        "logit_opacities": gaussians.opacities.clamp(1e-3, 1 - 1e-3).logit(),
-        "colours": gaussians.colours.clone(),
-        "torso_logits": torch.full((count,), -4.0),
-    }
-    for value in parameters.values():
-        value.requires_grad_()
-    fixed = {
-        "units": deformer.unit,
-        "corners": torch.randint(0, vertices, (count, 3), generator=random, dtype=torch.int32),
-        "corner_weights": torch.full((count, 3), 1 / 3),
-        "eye": torch.full((count,), -1, dtype=torch.int8),
-        "displacement": torch.zeros(vertices, 3),
-        "T_world_head": torch.eye(4),
-        "T_world_torso": torch.eye(4),
-        "eye_turns": torch.zeros(2, 2),
-        "eye_centres": torch.zeros(2, 3),
-    }
+    avatar = _resting_avatar(gaussians, camera, random).requires_grad_(True)
+    state = avatar.rest
     features = torch.randn(FEATURES, generator=random)
     mask = torch.ones(target.shape[:2])
-    adam = FusedAdam(parameters.values(), lr=0.0)
-    network_adam = FusedAdam(deformer.network.parameters(), lr=0.0, eps=1e-8)
-    offset_adam = LowRankAdam(deformer.offsets, lr=0.0)
+    adam = FusedAdam([getattr(avatar, name) for name in GAUSSIAN_PARAMETERS], lr=0.0)
+    with torch.no_grad():
+        for name in avatar.deformer.gaussian_dims:
+            getattr(avatar.deformer, name).normal_(0, 1e-3, generator=random)
+    deformer_step = make_deformer_step(avatar, replace(RateConfig(), offsets=0.0, network=0.0))
     pending: list[Tensor] = []
 
     def step() -> None:
         with torch.no_grad():
-            weights = deformer.weights(features)
-            blend = blend_offsets(deformer.offsets, weights).requires_grad_()
-        posed = Gaussians(*pose_native(**parameters, **fixed, offsets=blend))
-        picture = rasterize(posed, camera, background=torch.ones(3))
+            blend = avatar.deformer(features)
+        blend.requires_grad_()
+        picture = rasterize(avatar.assemble(state, blend), camera, background=torch.ones(3))
         loss = l1_ssim_loss(picture.rgb, target, config.ssim_weight)
         loss = loss + config.alpha_weight * (picture.alpha - mask).abs().mean()
         loss.backward()
@@ -95,10 +63,49 @@ def avatar_step(gaussians: Gaussians, camera: Camera, target: Tensor) -> Callabl
         assert blend.grad is not None
         pending.append(blend.grad)
         if len(pending) == config.deformer_frames:
-            weights = deformer.weights(features.expand(len(pending), -1))
-            weights.backward(offset_adam.step(weights.detach(), torch.stack(pending)))
-            network_adam.step()
-            network_adam.zero_grad(set_to_none=True)
+            deformer_step.step(features.expand(len(pending), -1), torch.stack(pending))
             pending.clear()
 
     return step
+
+
+def _resting_avatar(gaussians: Gaussians, camera: Camera, random: torch.Generator) -> Avatar:
+    """Return an avatar of the default kind whose Gaussians rest where those given are, any binding."""
+    face = lattice_table()
+    count, expressions = len(gaussians.means), len(ARKIT_NAMES)
+    zeros, unit = torch.zeros(expressions), torch.eye(4)
+    rest = HeadState(zeros, torch.zeros(2, 2), unit, unit)
+    person = Person(
+        lattice=face.neutral,
+        basis=torch.zeros(expressions, len(face.neutral), 3),
+        triangles=face.triangles,
+        eyeballs=torch.zeros(2, 3),
+        expression_names=ARKIT_NAMES,
+        expression_low=zeros,
+        expression_high=zeros + 1,
+        rest=rest,
+        camera=camera,
+        fps=30.0,
+    )
+    # As many in each part as a draft begins with.
+    first = CreateConfig()
+    inside = round(count * first.mouth / (first.face + first.hair + first.torso))
+    torso = round(count * first.torso / (first.face + first.hair + first.torso))
+    binding = Binding(
+        triangle=torch.randint(0, len(face.triangles), (count,), generator=random),
+        barycentric=torch.full((count, 3), 1 / 3),
+        follow=torch.ones(count),
+        eye=torch.full((count,), -1),
+        part=torch.tensor([HEAD, MOUTH, TORSO]).repeat_interleave(
+            torch.tensor([count - inside - torso, inside, torso])
+        ),
+    )
+    parameters = {
+        "means": gaussians.means,
+        "quats": gaussians.quats,
+        "log_scales": gaussians.scales.log(),
+        "logit_opacities": gaussians.opacities.clamp(1e-3, 1 - 1e-3).logit(),
+        "colours": gaussians.colours,
+        "torso_logits": torch.full((count,), -4.0),
+    }
+    return Avatar(person, binding, parameters, deformer=first.deformer, generator=random)

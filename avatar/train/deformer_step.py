@@ -90,45 +90,66 @@ class ShapesStep(DeformerStep):
         assert isinstance(avatar.deformer, BlendshapeDeformer)
         self.deformer = avatar.deformer
         self.network_adam = FusedAdam(
-            [p for n, p in self.deformer.named_parameters() if n != "offsets"],
+            [
+                p
+                for n, p in self.deformer.named_parameters()
+                if n not in self.deformer.gaussian_dims
+            ],
             lr=rates.network,
             eps=NETWORK_EPSILON,
         )
-        self.offset_adam = LowRankAdam(self.deformer.offsets, lr=rates.offsets)
+        self.offset_adams = self._make_offset_adams(rates.offsets)
+
+    def _make_offset_adams(self, rate: float) -> list[LowRankAdam]:
+        shapes = self.deformer.shapes_of
+        return [LowRankAdam(shapes(branch), lr=rate) for branch in self.deformer.branches]
 
     def set_factor(self, factor: float) -> None:
         """Let all rates be ``factor`` times those of the start."""
         self.network_adam.param_groups[0]["lr"] = self.rates.network * factor
-        self.offset_adam.lr = self.rates.offsets * factor
+        for adam in self.offset_adams:
+            adam.lr = self.rates.offsets * factor
 
     def step(self, features: Tensor, gradients: Tensor) -> None:
         """Take a step on shapes and networks."""
-        weights, gradients = self.deformer.low_rank(features, gradients)
-        weights.backward(self.offset_adam.step(weights.detach(), gradients))
+        branches, weights = self.deformer.branches, self.deformer.weights(features)
+        to_weights = [
+            adam.step(each.detach(), gradients[:, branch.rows])
+            for branch, adam, each in zip(branches, self.offset_adams, weights, strict=True)
+        ]
+        torch.autograd.backward(weights, to_weights)
         self.network_adam.step()
         self.network_adam.zero_grad(set_to_none=True)
 
     def select(self, source: Tensor, fresh: Tensor) -> None:
         """Reorder, add and drop Gaussians."""
-        old, kept = self.offset_adam, (~fresh).float()
+        old = self.offset_adams
         self.deformer.select(source)
-        self.offset_adam = LowRankAdam(self.deformer.offsets, lr=old.lr)
-        self.offset_adam.load_state_dict(
-            {
-                name: value[:, source] * kept[None, :, None] if isinstance(value, Tensor) else value
-                for name, value in old.state_dict().items()
-            }
-        )
+        self.offset_adams = self._make_offset_adams(old[0].lr)
+        branches, rows = self.deformer.branches, self.deformer.rows_of(source)
+        for branch, of_branch, before, adam in zip(
+            branches, rows, old, self.offset_adams, strict=True
+        ):
+            kept = (~fresh[branch.rows]).float()[None, :, None]
+            adam.load_state_dict(
+                {
+                    name: value[:, of_branch] * kept if isinstance(value, Tensor) else value
+                    for name, value in before.state_dict().items()
+                }
+            )
 
     def state(self) -> dict[str, Any]:
         """Return tensors and numbers by name for a checkpoint."""
-        offsets = {f"offset_adam.{name}": v for name, v in self.offset_adam.state_dict().items()}
-        return offsets | _adam_state(self.network_adam, "network_adam")
+        state = _adam_state(self.network_adam, "network_adam")
+        for branch, adam in zip(self.deformer.branches, self.offset_adams, strict=True):
+            state |= {f"{branch.name}offset_adam.{n}": v for n, v in adam.state_dict().items()}
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state`` returned."""
         _restore_adam(self.network_adam, "network_adam", state)
-        self.offset_adam.load_state_dict(_under(state, "offset_adam."))
+        for branch, adam in zip(self.deformer.branches, self.offset_adams, strict=True):
+            adam.load_state_dict(_under(state, f"{branch.name}offset_adam."))
 
 
 class AutogradStep(DeformerStep):

@@ -25,7 +25,7 @@ class Plan:
     """What becomes of the rows: new row i is a copy of old row ``source[i]``."""
 
     source: Tensor
-    """[M] int64 old rows; kept ones first, in order."""
+    """[M] int64 old rows; within a part of the person kept ones first, in order."""
     fresh: Tensor
     """[M] bool: the row is half of a split and starts without optimiser state."""
     shift: Tensor
@@ -63,7 +63,10 @@ def plan_densification(
     sign = torch.cat([torch.ones(len(kept)), -torch.ones(len(halves))])
     shift = shift[source] * sign[:, None] * is_half[:, None]
     shrink = is_half.float() * torch.log(torch.tensor(SPLIT_SHRINK))
-    return Plan(source, is_half, shift, shrink)
+    plan = (source, is_half, shift, shrink)
+    # Gaussians are sorted by the part that they belong to.
+    by_part = torch.argsort(avatar.part[source], stable=True)
+    return Plan(*(rows[by_part] for rows in plan))
 
 
 def shown_share(avatar: Avatar, states: Iterable[HeadState], camera: Camera) -> Tensor:

@@ -454,7 +454,7 @@ class Trainer:
             setattr(avatar, name, torch.nn.Parameter(tensors[f"avatar.{name}"]))
         for name in avatar.deformer.gaussian_dims:
             avatar.deformer.replace(name, tensors[f"avatar.deformer.{name}"])
-        names = ("triangle", "barycentric", "follow", "eye")
+        names = ("triangle", "barycentric", "follow", "eye", "part")
         avatar.set_binding(Binding(**{name: tensors[f"avatar.{name}"] for name in names}))
         avatar.load_state_dict(
             {n.removeprefix("avatar."): t for n, t in tensors.items() if n.startswith("avatar.")}

@@ -28,7 +28,7 @@ class LatentDeformer(Deformer):
 
     kind = "latent"
     sizes: ClassVar[Mapping[str, int]] = {"latent": 16, "code": 16, "width": 48}
-    gaussian_dims: ClassVar[Mapping[str, int]] = {"latents": 0}
+    gaussian_dims: Mapping[str, int] = {"latents": 0}
     half = frozenset({"latents"})
     neighbours = 6
 

@@ -8,7 +8,7 @@ by the connectivity terms of ExAvatar (Moon et al. 2024), see ``avatar.train.def
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class RigidDeformer(Deformer):
     """Turn and scale Gaussians with their triangle, as the 52 ARKit shapes move it."""
 
     kind = "rigid"
-    gaussian_dims: ClassVar[Mapping[str, int]] = {"arm": 0}
+    gaussian_dims: Mapping[str, int] = {"arm": 0}
     turns = True
     neighbours = 6
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from avatar.model.deform import CHANNELS, Deformer, Setup, inside_mouth, network, zeroed
+from avatar.model.binding import MOUTH as MOUTH_PART
+from avatar.model.deform import CHANNELS, Deformer, Setup, network, zeroed
 from avatar.rig.lattice import REGIONS
 
 SEED = (4, 6)
@@ -35,7 +36,7 @@ class UvMapDeformer(Deformer):
 
     kind = "uvmap"
     sizes: ClassVar[Mapping[str, int]] = {"hidden": 64, "channels": 24}
-    gaussian_dims: ClassVar[Mapping[str, int]] = {"uv": 0, "gain": 0}
+    gaussian_dims: Mapping[str, int] = {"uv": 0, "gain": 0}
     half = frozenset({"gain"})
 
     uv: Tensor
@@ -80,7 +81,7 @@ def lay_out(setup: Setup) -> Tensor:
     Torso, all that is below the chin: seen from the front. Inside of the mouth: seen from the front.
     """
     below = setup.means[:, 1] < setup.lattice[REGIONS["chin"][0], 1] - 0.01
-    mouth = inside_mouth(setup)
+    mouth = setup.binding.part == MOUTH_PART
     # The lattice is the front of the head; its ends at the temples lie about half way to the back.
     centre = (setup.lattice.amax(0) + setup.lattice.amin(0)) / 2
     centre[2] = setup.lattice[:, 2].amin()
