@@ -58,7 +58,7 @@ BELOW_COARSER = 1.5
 """There Gaussians stand so much further apart, and are so much larger."""
 BEHIND_COARSER = 2.5
 """The same for those that the capture's views do not see."""
-BACKING_M = 0.012
+BACKING_M = 0.025
 """Distance of the surface that backs neck and chest."""
 BEHIND_M = 0.09
 """How far neck and shoulders go on behind their outline, where no view of theirs is filmed."""
@@ -436,7 +436,9 @@ class _Torso:
         direction = rays @ T_torso_cam[:3, :3].T
         origin = T_torso_cam[:3, 3]
         z = torch.zeros(len(uv))
-        for _ in range(6):  # fixed point, damped: the ray meets a surface that slopes little along it
+        for _ in range(
+            6
+        ):  # fixed point, damped: the ray meets a surface that slopes little along it
             p = origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
             z = torch.lerp(z, self.depth(p[:, 0], p[:, 1]), 0.7)
         return origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
@@ -472,7 +474,9 @@ def _behind_surface(
     what stands behind them must not be the background.
     """
     free = (views.masks[0] > 127) & _without_head_rows(surface.chin_y, views)
-    uv = _grid_pixels(cv2.erode(free.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0, step, generator)
+    uv = _grid_pixels(
+        cv2.erode(free.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0, step, generator
+    )
     points = surface.meet(uv, views, 0)
     eye = invert_rigid(views.T_cam_torso[0])[:3, 3]
     points = points + torch.nn.functional.normalize(points - eye, dim=1) * BACKING_M
@@ -518,7 +522,8 @@ def _behind_edge(
     away = torch.nn.functional.normalize(start - eye, dim=1)
     flat = torch.cat([inward[which], torch.zeros(count, 1)], 1) @ R.T
     points = start + away * depth[:, None] + flat * aside[:, None]
-    keep = (points[:, 1] < surface.chin_y + 0.01) & (start[:, 2].abs() < 0.2)
+    keep = (points[:, 1] < surface.chin_y) & (start[:, 2].abs() < 0.2)
+    keep &= (start[:, 0].abs() > 0.085) & (depth > 0.03)
     return points[keep], views.sample(0, uv[which] + 3 * inward[which])[keep]
 
 
