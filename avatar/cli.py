@@ -82,6 +82,8 @@ def create(
     from avatar.export.report import warnings_of
     from avatar.train.evaluate import STAGES
 
+    from avatar.model.avatar import Avatar
+
     _need_device(device)
     if view:
         from viewer.app import need_port
@@ -103,7 +105,7 @@ def create(
         resume, kept = claim_run(output, captured, config, overwrite=overwrite)
         if kept:
             console.print(kept)
-        avatar = fit_run(
+        fit_run(
             captured,
             output / "me.run",
             config,
@@ -112,7 +114,8 @@ def create(
             overwrite=not resume,
             port=port if view else None,
         )
-        avatar.save(output / "me.avatar")
+        _copy(output / "me.run" / "avatar.avatar", output / "me.avatar")
+        avatar = Avatar.load(output / "me.avatar")  # measured as it is stored
         result = evaluate_run(avatar, captured, output / "me.run", report)
     for name in ("eval.json", "preview.mp4", "report.html"):
         _copy(output / "me.run" / "eval" / name, output / name)

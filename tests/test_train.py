@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import of_kind
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
-from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
+from avatar.model.avatar import FEATURES, GAUSSIAN_PARAMETERS, Avatar
 from avatar.model.create import VIEW_SIDE, _Views, describe_person, hull
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.densify import plan_densification, shown_share
@@ -121,6 +122,25 @@ def test_densification_keeps_its_budget_and_drops_the_faint(tiny_avatar):
     assert twice[-10:].all()
     assert int(twice.sum()) == 10
     assert (plan.shrink > 0).sum() == 20
+
+
+def test_densification_keeps_the_parts_sorted_and_in_their_branches(tiny_avatar):
+    avatar = of_kind(tiny_avatar, "branches")
+    with torch.no_grad():
+        for parameter in avatar.deformer.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator())
+    config = replace(QUICK.densify, maximum=500, growth=0.3)
+    pull = torch.rand(len(avatar), generator=torch.Generator())
+    plan = plan_densification(avatar, pull, config, torch.Generator().manual_seed(0))
+    part = avatar.part[plan.source]
+    assert (part.diff() >= 0).all()
+    fresh = torch.bincount(part[plan.fresh], minlength=3)
+    assert (fresh > 0).all()  # every part has split Gaussians, so sorting had something to do
+    features = torch.randn(FEATURES, generator=torch.Generator())
+    before = avatar.deformer(features)
+    avatar.set_binding(avatar.binding()[plan.source])
+    avatar.deformer.select(plan.source)
+    torch.testing.assert_close(avatar.deformer(features), before[plan.source])
 
 
 def test_what_stands_behind_others_is_not_shown(tiny_avatar):

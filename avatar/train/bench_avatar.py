@@ -180,7 +180,8 @@ def _fitted(capture: Capture, run: Path, config: TrainConfig, report: Reporter) 
         avatar = Avatar.load(file)
         if avatar.header.get("config") == asdict(config):
             return avatar
-    return fit(capture, run, config, resume=again, overwrite=not again, report=report)
+    fit(capture, run, config, resume=again, overwrite=not again, report=report)
+    return Avatar.load(file)  # measured as it is stored
 
 
 def _keep(

@@ -107,9 +107,8 @@ class Trainer:
         # [N] Gaussians that no training picture shows; they are held as they are.
         self._hidden = torch.zeros(len(self.avatar), dtype=torch.bool)
         if restored is None:
-            self.avatar.save(self.run / "start.avatar")
-            # What is trained is what a resume would read back: offsets are stored in half precision
-            # and are zero here, so nothing is rounded.
+            # What is trained is what a resume would read back.
+            self.avatar.save(self.run / "start.avatar", exact=True)
             self._make_optimisers()
         else:
             self._restore(*restored)
