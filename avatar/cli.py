@@ -80,9 +80,8 @@ def create(
         json_file: also write the evaluation to this file.
     """
     from avatar.export.report import warnings_of
-    from avatar.train.evaluate import STAGES
-
     from avatar.model.avatar import Avatar
+    from avatar.train.evaluate import STAGES
 
     _need_device(device)
     if view:

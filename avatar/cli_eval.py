@@ -38,6 +38,7 @@ def evaluate_run(
     from avatar.export.video import VideoWriter, contact_sheet
     from avatar.tensorfile import write_json
     from avatar.train.evaluate import EvaluateConfig, evaluate
+    from avatar.train.run_folder import run_seconds
     from capture.landmarks import FaceDetector
 
     begin, end = captured.splits.test
@@ -64,6 +65,7 @@ def evaluate_run(
             detect=detector.detect,
             picture=on_picture,
             config=EvaluateConfig(max_side=max_side),
+            seconds=run_seconds(run),
             report=report,
         )
     sheet = contact_sheet(

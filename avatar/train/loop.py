@@ -39,10 +39,13 @@ from avatar.train.rollback import (
     append_event,
     spoilt,
 )
+from avatar.train.run_folder import track_sha256, write_result
 from avatar.types import Progress, Reporter, ignore_progress
 
 RUN_FORMAT = "headsplat.run"
 RUN_VERSION = 1
+_SAME = ("source_sha256", "track_sha256", "config")
+"""Fields of config.json in which a run must agree with what it is to be resumed with."""
 LOG_EVERY = 25
 """Steps between lines of metrics.jsonl."""
 
@@ -129,12 +132,13 @@ class Trainer:
             "torch": torch.__version__,
             "capture": os.path.relpath(self.capture.path.resolve(), self.run.resolve()),
             "source_sha256": self.capture.source_sha256,
+            "track_sha256": track_sha256(self.capture),
             "config": asdict(self.config),
         }
         file = self.run / "config.json"
         if file.is_file():
             known = read_run(self.run)
-            same = all(known.get(k) == description[k] for k in ("source_sha256", "config"))
+            same = all(known.get(k) == description[k] for k in _SAME)
             if resume and not same:
                 raise InputError(
                     f"{self.run} was started with other settings or another capture, so it cannot be "
@@ -497,8 +501,8 @@ class Trainer:
             "config": asdict(self.config),
             "headsplat": __version__,
             "steps": self.step,
-            "seconds": {"train": round(self.seconds, 2)},
         }
+        write_result(self.run, self.step, len(avatar), self.seconds)
         avatar.save(path)
         self.writer.close()
         return avatar
@@ -553,8 +557,8 @@ def can_resume(capture: Capture, run: Path, config: TrainConfig) -> bool:
         known = read_run(run)
     except InputError:
         return False
-    same = known.get("config") == asdict(config)
-    same = same and known.get("source_sha256") == capture.source_sha256
+    asked = (capture.source_sha256, track_sha256(capture), asdict(config))
+    same = tuple(known.get(name) for name in _SAME) == asked
     return same and bool(checkpoints(Path(run) / "checkpoints"))
 
 
