@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -18,11 +21,11 @@ from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
 from avatar.model.create import barycentric_weights
 from avatar.model.deformers import DEFORMERS
 from avatar.model.store import AVATAR_FORMAT, AVATAR_VERSION
-from avatar.raster import rasterize
+from avatar.raster import one_torch_thread, rasterize
 from avatar.rotations import rigid, rotvec_to_matrix, transform_points
 from avatar.tensorfile import read_tensors, write_tensors
 from avatar.train.metrics import psnr
-from avatar.types import HeadState
+from avatar.types import Gaussians, HeadState
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -116,6 +119,63 @@ def test_a_state_of_another_rig_is_refused(tiny_avatar):
     state = HeadState(torch.zeros(52), rest.gaze, rest.T_world_head, rest.T_world_torso)
     with pytest.raises(ValueError, match="expression must have shape"):
         tiny_avatar.pose(state)
+
+
+def a_batch(avatar: Avatar, count: int) -> HeadState:
+    states = [a_state(avatar, seed) for seed in range(count)]
+    names = ("expression", "gaze", "T_world_head", "T_world_torso")
+    return HeadState(*(torch.stack([getattr(s, name) for s in states]) for name in names))
+
+
+def equal(a: Gaussians, b: Gaussians) -> bool:
+    names = ("means", "quats", "scales", "opacities", "colours")
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
+
+
+@pytest.fixture(params=sorted(DEFORMERS))
+def of_each_kind(request, tiny_avatar) -> Avatar:
+    """An avatar of each kind of deformer, those that turn Gaussians among them, with offsets."""
+    avatar = of_kind(tiny_avatar, request.param).requires_grad_(False)
+    for parameter in avatar.deformer.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator())
+    return avatar
+
+
+def test_a_batch_is_posed_as_its_single_states(of_each_kind):
+    states = a_batch(of_each_kind, 5)
+    batch = of_each_kind.pose_batch(states)
+    assert len(batch) == 5
+    for index, gaussians in enumerate(batch):
+        assert equal(gaussians, of_each_kind.pose(states[index]))
+    assert not equal(batch[0], batch[1])
+    assert of_each_kind.pose_batch(states[:0]) == []
+
+
+def test_threads_pose_one_avatar_as_one_after_another_would(of_each_kind):
+    states = a_batch(of_each_kind, 24)
+    with one_torch_thread():
+        expected = of_each_kind.pose_batch(states)
+        # All at once: each thread begins when all are there.
+        together = Barrier(4)
+
+        def pose(first: int) -> list[Gaussians]:
+            together.wait(timeout=60)
+            return [of_each_kind.pose(states[i]) for i in range(first, 24, 4)]
+
+        with ThreadPoolExecutor(4) as pool:
+            for first, found in enumerate(pool.map(pose, range(4))):
+                for a, b in zip(found, expected[first::4], strict=True):
+                    assert equal(a, b)
+
+
+def test_what_is_no_batch_is_refused(tiny_avatar):
+    states = a_batch(tiny_avatar, 3)
+    with pytest.raises(ValueError, match="expression must have shape"):
+        tiny_avatar.pose_batch(tiny_avatar.rest)
+    with pytest.raises(ValueError, match="gaze must have shape"):
+        tiny_avatar.pose_batch(replace(states, gaze=states.gaze[:2]))
+    with pytest.raises(ValueError, match="expression must have shape"):
+        tiny_avatar.pose(states)
 
 
 def test_barycentric_weights_recover_points_of_the_triangle():
