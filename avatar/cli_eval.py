@@ -109,8 +109,8 @@ def run_facts(avatar: Avatar, captured: Capture, run: Path) -> RunFacts:
     """Collect the training log, versions, seed and hashes; what a run does not know is left out."""
     from avatar.checks import InputError
     from avatar.export.report import RunFacts
-    from avatar.train.loop import read_run
     from avatar.train.rollback import read_metrics
+    from avatar.train.run_folder import read_run
 
     try:
         known = read_run(run)
@@ -136,6 +136,6 @@ def run_facts(avatar: Avatar, captured: Capture, run: Path) -> RunFacts:
 def capture_of(run: Path) -> Capture:
     """Open the capture that a run was fitted to."""
     from avatar.capture_data import Capture
-    from avatar.train.loop import read_run
+    from avatar.train.run_folder import read_run
 
     return Capture((run / read_run(run)["capture"]).resolve())

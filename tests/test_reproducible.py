@@ -14,8 +14,8 @@ from safetensors import safe_open
 from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.train.evaluate import EvaluateConfig, evaluate
-from avatar.train.loop import Trainer, can_resume, fit
-from avatar.train.run_folder import run_seconds
+from avatar.train.loop import Trainer, fit
+from avatar.train.run_folder import can_resume, run_seconds
 from configs import PRESETS
 
 QUICK = replace(PRESETS["smoke"], steps=60)

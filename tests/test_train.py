@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -26,6 +25,7 @@ from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.densify import plan_densification, shown_share
 from avatar.train.evaluate import EvaluateConfig, evaluate
 from avatar.train.frames import FrameStore
+from avatar.train.hidden import witnesses
 from avatar.train.loop import Trainer, fit
 from configs import PRESETS
 
@@ -184,8 +184,8 @@ def test_every_stretch_of_head_pose_has_a_witness(small_capture, tmp_path):
     track, turned = small_capture.track, trainer.store.frames[-3:]
     T = track.T_world_head.clone()
     T[turned, :3, 3] += 0.3
-    trainer.capture = SimpleNamespace(track=replace(track, T_world_head=T))
-    assert trainer._choose_witnesses().max() >= len(trainer.store) - 3
+    rows = witnesses(replace(track, T_world_head=T), trainer.store, 2)
+    assert rows.max() >= len(trainer.store) - 3
 
 
 def test_a_target_on_a_colour_changes_the_background_only(small_capture):

@@ -201,6 +201,14 @@ def test_pictures_take_what_the_fit_leaves(small_capture):
     with pytest.raises(InputError, match=r"needs at least .* GB .* --preset"):
         cache_bytes(small_capture, QUICK, needed - 1)
     assert needed_bytes(small_capture, PRESETS["overnight"]) > 3 * needed
+    # Mouth and torso have fewer offset shapes than the head; a rigid deformer has none.
+    one, none = (
+        replace(QUICK, create=replace(QUICK.create, shapes=20, deformer=kind))
+        for kind in ("blendshapes", "rigid")
+    )
+    parts = replace(one, create=replace(one.create, deformer="branches"))
+    sizes = [needed_bytes(small_capture, config) for config in (none, parts, one)]
+    assert sizes == sorted(set(sizes))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux tells it")

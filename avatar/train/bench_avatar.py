@@ -21,9 +21,9 @@ from avatar.model.deformers import DEFORMERS, DeformerKind
 from avatar.raster import one_torch_thread
 from avatar.train.config import TrainConfig
 from avatar.train.evaluate import Detector, EvaluateConfig, evaluate
-from avatar.train.loop import can_resume, fit
+from avatar.train.loop import fit
 from avatar.train.novel_views import CameraRig, NovelView, filmed_by, measure_view
-from avatar.train.run_folder import run_seconds
+from avatar.train.run_folder import can_resume, run_seconds
 from avatar.types import HeadState, Reporter, ignore_progress
 
 COLUMNS = 6
