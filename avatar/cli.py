@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import errno
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Literal
 
 import tyro
 from rich.markup import escape
 
 from avatar.checks import InputError
 from avatar.cli_bench import JsonFile, bench, write_json_file
+from avatar.cli_common import (
+    Deformer,
+    Device,
+    OptionalOutput,
+    Output,
+    Preset,
+    captured_clip,
+    copy_file,
+    driving_source,
+    find_capture,
+    need_device,
+    open_avatar,
+    train_config,
+)
 from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_fit import claim_run, fit_run
+from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console
-
-if TYPE_CHECKING:
-    from avatar.capture_data import Capture
-    from avatar.drive.source import Source
-    from avatar.model.avatar import Avatar
-    from avatar.train.config import TrainConfig
-
-Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
-Preset = Literal["smoke", "draft", "standard", "overnight"]
-Device = Literal["auto", "cpu", "cuda"]
-Deformer = Literal["blendshapes", "rigid", "latent", "branches", "uvmap"]
 
 app = tyro.extras.SubcommandApp()
 
@@ -80,18 +82,19 @@ def create(
         json_file: also write the evaluation to this file.
     """
     from avatar.export.report import warnings_of
+    from avatar.model.avatar import Avatar
     from avatar.train.evaluate import STAGES
 
-    _need_device(device)
+    need_device(device)
     if view:
         from viewer.app import need_port
 
         need_port("127.0.0.1", port)  # said now, not after minutes of tracking
     output = output or Path("out") / video.stem
-    config = _train_config(preset, steps, seed, deformer)
+    config = train_config(preset, steps, seed, deformer)
     with ProgressDisplay() as report:
         output.mkdir(parents=True, exist_ok=True)
-        captured = _capture(
+        captured = captured_clip(
             [video],
             output / "me.capture",
             report,
@@ -103,7 +106,7 @@ def create(
         resume, kept = claim_run(output, captured, config, overwrite=overwrite)
         if kept:
             console.print(kept)
-        avatar = fit_run(
+        fit_run(
             captured,
             output / "me.run",
             config,
@@ -112,10 +115,11 @@ def create(
             overwrite=not resume,
             port=port if view else None,
         )
-        avatar.save(output / "me.avatar")
+        copy_file(output / "me.run" / "avatar.avatar", output / "me.avatar")
+        avatar = Avatar.load(output / "me.avatar")  # measured as it is stored
         result = evaluate_run(avatar, captured, output / "me.run", report)
     for name in ("eval.json", "preview.mp4", "report.html"):
-        _copy(output / "me.run" / "eval" / name, output / name)
+        copy_file(output / "me.run" / "eval" / name, output / name)
     write_json_file(json_file, result)
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {seconds[name]:.0f}" for name in STAGES)
@@ -167,7 +171,7 @@ def capture(
             "How to film: avatar capture --guide"
         )
     with ProgressDisplay() as report:
-        captured = _capture(
+        captured = captured_clip(
             list(videos),
             output,
             report,
@@ -212,14 +216,14 @@ def train(
     """
     from avatar.capture_data import Capture
 
-    _need_device(device)
+    need_device(device)
     if resume and overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them.")
     with ProgressDisplay() as report:
         fit_run(
             Capture(capture),
             output,
-            _train_config(preset, steps, seed, deformer),
+            train_config(preset, steps, seed, deformer),
             report,
             resume=resume,
             overwrite=overwrite,
@@ -303,9 +307,9 @@ def render(
 
     if frames is not None and frames < 1:
         raise InputError(f"--frames must be at least 1; got {frames}.")
-    model, home = _open_avatar(avatar)
+    model, home = open_avatar(avatar)
     with ProgressDisplay() as report:
-        source = _source(drive, model, home, output, frames, report)
+        source = driving_source(drive, model, home, output, frames, report)
         pictures = render_states(
             model,
             source.states(),
@@ -336,8 +340,8 @@ def view(
     """
     from viewer.app import view as open_viewer
 
-    model, home = _open_avatar(path)
-    captured = _find_capture(home)
+    model, home = open_avatar(path)
+    captured = find_capture(home)
     open_viewer(
         model,
         track=captured.track if captured else None,
@@ -365,7 +369,7 @@ def export(
 
     from avatar.export.ply import write_ply
 
-    model, _ = _open_avatar(avatar)
+    model, _ = open_avatar(avatar)
     with torch.no_grad():
         write_ply(output, model.pose(model.rest))
     console.print(f"{output}: {len(model)} Gaussians")
@@ -374,164 +378,8 @@ def export(
 app.command(name="bench")(bench)
 
 
-@app.command
-def sample(
-    output: Output = Path("sample.mp4"),
-    seconds: float = 10.0,
-    size: int = 512,
-    silent: bool = False,
-) -> None:
-    """Make the bundled sample: a public-domain portrait (scikit-image's astronaut), animated.
-
-    Args:
-        output: the clip to write; its true controls go beside it.
-        seconds: length of the clip.
-        size: side of the square picture in pixels.
-        silent: no voice, even where espeak-ng is installed.
-    """
-    from capture.sample import make_sample
-
-    with ProgressDisplay() as report:
-        make_sample(output, seconds=seconds, size=size, voice=not silent, report=report)
-    console.print(f"Next: avatar create {output}")
-
-
-@app.command
-def doctor(json_file: JsonFile = None) -> None:
-    """Say what works on this machine, and what to do about what does not.
-
-    Args:
-        json_file: write the findings to this file instead; - prints them as JSON.
-    """
-    from avatar.doctor import as_json, examine
-    from capture.landmarks import describe_models
-
-    findings = examine(describe_models)
-    result = as_json(findings)
-    if json_file is None:
-        for f in findings:
-            mark = (
-                "[green]ok[/green]  "
-                if f.ok
-                else ("[red]no[/red]  " if f.needed else "[yellow]--[/yellow]  ")
-            )
-            console.print(f"{mark}{f.name:<22}{escape(f.detail)}")
-    write_json_file(json_file, result)
-    if not result["ok"]:
-        raise InputError("Something that the main job needs is missing; see the lines marked 'no'.")
-
-
-# -- what commands share ------------------------------------------------------------------------
-
-
-def _train_config(preset: Preset, steps: int | None, seed: int, deformer: Deformer) -> TrainConfig:
-    from configs import PRESETS
-
-    if steps is not None and steps < 1:
-        raise InputError(f"--steps must be at least 1; got {steps}.")
-    config = replace(PRESETS[preset], seed=seed)
-    config = replace(config, create=replace(config.create, deformer=deformer))
-    return config if steps is None else replace(config, steps=steps)
-
-
-def _need_device(device: Device) -> None:
-    """Refuse a device that was asked for by name and does not work; never take another instead."""
-    from avatar.raster import available_backends
-
-    if device == "auto":
-        return
-    state = available_backends()[device]
-    if not state.startswith("ok"):
-        raise InputError(f"--device {device} does not work here: {state}")
-    if device == "cuda":
-        raise InputError(
-            "--device cuda: the CUDA kernels work here (avatar bench rasterizer --gpu), but the fit "
-            "does not use them yet. Leave --device out to fit on the CPU."
-        )
-
-
-def _capture(
-    videos: list[Path],
-    output: Path,
-    report: Any,
-    *,
-    mask: Path | None = None,
-    mirrored: bool = False,
-    max_side: int | None = None,
-    overwrite: bool = False,
-) -> Capture:
-    from capture.ingest import MIN_SIDE
-    from capture.pipeline import CaptureConfig, capture_video
-
-    config = CaptureConfig(mask=mask, mirrored=mirrored, overwrite=overwrite)
-    if max_side is not None:
-        if max_side < MIN_SIDE:
-            raise InputError(
-                f"--max-side must be at least {MIN_SIDE} pixels, or the face is too small; "
-                f"got {max_side}."
-            )
-        config = replace(config, max_side=max_side)
-    return capture_video(videos, output, config, report)
-
-
-def _open_avatar(path: Path) -> tuple[Avatar, Path]:
-    """Load the avatar that a path names; return it and the folder in which to look for its capture."""
-    from avatar.model.avatar import Avatar
-
-    for candidate in (path / "me.avatar", path / "avatar.avatar"):
-        if path.is_dir() and candidate.is_file():
-            return Avatar.load(candidate), path
-    if path.is_dir():
-        raise InputError(
-            f"{path} is a folder without an avatar in it; expected a .avatar file, a run, or a folder "
-            "that `avatar create` made."
-        )
-    return Avatar.load(path), path.parent
-
-
-def _find_capture(home: Path) -> Capture | None:
-    """The capture that belongs to an avatar: beside it, or named by its run; None where there is none."""
-    from avatar.capture_data import Capture
-
-    if (home / "config.json").is_file():
-        return capture_of(home)
-    if (home / "me.capture").is_dir():
-        return Capture(home / "me.capture")
-    return None
-
-
-def _source(
-    drive: str, model: Avatar, home: Path, output: Path, frames: int | None, report: Any
-) -> Source:
-    """Open what drives a rendering; a clip is captured first, beside the output."""
-    from avatar.drive.source import VIDEO_SUFFIXES, open_source
-
-    own = _find_capture(home) if drive == "self" else None
-    path = Path(drive)
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        folder = output.with_name(f"{path.stem}.capture")
-        drive = str(_capture([path], folder, report).path)
-    source = open_source(
-        drive, model, track=own.track if own else None, audio=own.audio if own else None
-    )
-    if frames is None or frames >= len(source):
-        return source
-    return open_source(
-        drive,
-        model,
-        track=own.track if own else None,
-        audio=own.audio if own else None,
-        frames=(0, frames),
-    )
-
-
-def _copy(source: Path, target: Path) -> None:
-    import shutil
-
-    from avatar.tensorfile import atomic_path
-
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
+app.command(name="sample")(sample)
+app.command(name="doctor")(doctor)
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ def evaluate_run(
     from avatar.export.video import VideoWriter, contact_sheet
     from avatar.tensorfile import write_json
     from avatar.train.evaluate import EvaluateConfig, evaluate
+    from avatar.train.run_folder import run_seconds
     from capture.landmarks import FaceDetector
 
     begin, end = captured.splits.test
@@ -64,6 +65,7 @@ def evaluate_run(
             detect=detector.detect,
             picture=on_picture,
             config=EvaluateConfig(max_side=max_side),
+            seconds=run_seconds(run),
             report=report,
         )
     sheet = contact_sheet(
@@ -107,8 +109,8 @@ def run_facts(avatar: Avatar, captured: Capture, run: Path) -> RunFacts:
     """Collect the training log, versions, seed and hashes; what a run does not know is left out."""
     from avatar.checks import InputError
     from avatar.export.report import RunFacts
-    from avatar.train.loop import read_run
     from avatar.train.rollback import read_metrics
+    from avatar.train.run_folder import read_run
 
     try:
         known = read_run(run)
@@ -134,6 +136,6 @@ def run_facts(avatar: Avatar, captured: Capture, run: Path) -> RunFacts:
 def capture_of(run: Path) -> Capture:
     """Open the capture that a run was fitted to."""
     from avatar.capture_data import Capture
-    from avatar.train.loop import read_run
+    from avatar.train.run_folder import read_run
 
     return Capture((run / read_run(run)["capture"]).resolve())

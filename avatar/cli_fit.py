@@ -64,7 +64,7 @@ def claim_run(
         Whether ``me.run`` now holds a run to go on with, and a sentence about what was kept ("" where
         nothing was).
     """
-    from avatar.train.loop import can_resume
+    from avatar.train.run_folder import can_resume
 
     run = output / RUN
     if can_resume(captured, run, config):
@@ -102,7 +102,7 @@ def _free_name(output: Path, preset: str) -> Path:
 def _preset_of(run: Path) -> str:
     """Return the name of the preset a run was started with, "other" where it is none of today's."""
     from avatar.checks import InputError
-    from avatar.train.loop import read_run
+    from avatar.train.run_folder import read_run
     from configs import PRESETS
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def make_avatar(gaussians: int = 300, seed: int = 0):
     import torch
 
     from avatar.model.avatar import Avatar, Person
+    from avatar.model.binding import HEAD, MOUTH, TORSO
     from avatar.model.create import bind
     from avatar.model.deformers.blendshapes import BlendshapeDeformer
     from avatar.rig.arkit import ARKIT_NAMES
@@ -78,7 +80,12 @@ def make_avatar(gaussians: int = 300, seed: int = 0):
         "colours": torch.rand(gaussians, 3, generator=generator),
         "torso_logits": normal(gaussians),
     }
-    binding = bind(person, points, follow, eye)
+    # Sorted, as every avatar's; the numbers are of no other size of a deformer's tensors.
+    inside, torso = gaussians // 10 + 1, gaussians // 4 - 3
+    part = torch.full((gaussians,), HEAD)
+    part[gaussians - torso - inside :] = MOUTH
+    part[gaussians - torso :] = TORSO
+    binding = replace(bind(person, points, follow, eye), part=part)
     avatar = Avatar(
         person,
         binding,

@@ -14,8 +14,10 @@ from conftest import of_kind
 from avatar import cli
 from avatar.checks import InputError
 from avatar.model.avatar import FEATURES, Avatar
-from avatar.model.deform import CHANNELS, Setup, inside_mouth
+from avatar.model.binding import HEAD, MOUTH, TORSO
+from avatar.model.deform import CHANNELS, Setup
 from avatar.model.deformers import DEFORMERS, DeformerKind, make_deformer
+from avatar.model.store import AVATAR_FORMAT, AVATAR_VERSION
 from avatar.raster import one_torch_thread
 from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.lattice import lattice_table
@@ -106,24 +108,35 @@ def test_nothing_is_drawn_from_torchs_own_generator(tiny_avatar, kind):
 def test_selected_rows_keep_their_offsets(avatar):
     features = normal(FEATURES)
     before = avatar.deformer(features)
-    source = torch.cat([torch.arange(0, len(avatar), 2), torch.tensor([4, 4, 8])])
+    twice = torch.tensor([4, 4, 8, 200, 299])
+    source = torch.cat([torch.arange(0, len(avatar), 2), twice]).sort().values  # sorted by part
     avatar.set_binding(avatar.binding()[source])
     avatar.deformer.select(source)
     after = avatar.deformer(features)
     assert after.shape == (len(source), CHANNELS)
     torch.testing.assert_close(after, before[source], atol=1e-6, rtol=1e-6)
+    rows = {len(source), *torch.bincount(avatar.part).tolist()}
     for name, dim in avatar.deformer.gaussian_dims.items():
-        assert getattr(avatar.deformer, name).shape[dim] == len(source)
+        assert getattr(avatar.deformer, name).shape[dim] in rows
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tensor_with_a_row_a_gaussian_is_named(tiny_avatar, kind):
-    """Or densification would leave it behind: 300 Gaussians, and nothing else of that size."""
+    """Or densification would leave it behind: nothing else is as large as all Gaussians or a part."""
     deformer = of_kind(tiny_avatar, kind).deformer
+    rows = sizes_of(tiny_avatar)
     found = {
-        n: list(v.shape).index(300) for n, v in deformer.state_dict().items() if 300 in v.shape
+        name: dim
+        for name, value in deformer.state_dict().items()
+        for dim, size in enumerate(value.shape)
+        if size in rows
     }
     assert found == dict(deformer.gaussian_dims)
+
+
+def sizes_of(avatar: Avatar) -> set[int]:
+    """The numbers of Gaussians: in all and by part."""
+    return {len(avatar), *torch.bincount(avatar.part).tolist()}
 
 
 def test_an_unknown_kind_or_setting_is_refused(tiny_avatar):
@@ -158,9 +171,9 @@ def test_the_file_gives_the_same_offsets_back(avatar, tmp_path):
     assert loaded.deformer.kind == avatar.deformer.kind
     assert loaded.deformer.settings() == avatar.deformer.settings()
     features = normal(FEATURES)
-    # Half precision: a thousandth of values of about one.
+    # A byte a number, or half precision: a hundredth of values below one.
     torch.testing.assert_close(
-        loaded.deformer(features), avatar.deformer(features), atol=5e-3, rtol=5e-3
+        loaded.deformer(features), avatar.deformer(features), atol=1e-2, rtol=1e-2
     )
     loaded.save(path)
     again = Avatar.load(path)
@@ -168,12 +181,12 @@ def test_the_file_gives_the_same_offsets_back(avatar, tmp_path):
     assert torch.equal(again.pose(again.rest).means, loaded.pose(loaded.rest).means)
 
 
-def rewrite(path, change) -> None:
+def rewrite(path, change, version: int = AVATAR_VERSION) -> None:
     """Change tensors and header of an avatar file in place."""
-    tensors, header = read_tensors(path, format="headsplat.avatar", version=1)
+    tensors, header = read_tensors(path, format=AVATAR_FORMAT, version=AVATAR_VERSION)
     header = {k: v for k, v in header.items() if k not in ("format", "version")}
     change(tensors, header)
-    write_tensors(path, tensors, format="headsplat.avatar", version=1, header=header)
+    write_tensors(path, tensors, format=AVATAR_FORMAT, version=version, header=header)
 
 
 def test_a_file_from_before_there_were_kinds_has_blendshapes(tiny_avatar, tmp_path):
@@ -197,7 +210,7 @@ def test_tensors_that_do_not_fit_are_named(avatar, tmp_path):
     key = f"deformer.{name}"
 
     def shorten(tensors, header) -> None:
-        tensors[key] = tensors[key].narrow(dim, 0, 299)
+        tensors[key] = tensors[key].narrow(dim, 0, tensors[key].shape[dim] - 1)
 
     def drop(tensors, header) -> None:
         del tensors[key]
@@ -285,22 +298,42 @@ def test_an_offset_that_turns_reaches_the_gradient_of_the_rotation(tiny_avatar):
     torch.testing.assert_close(avatar.quats.grad[skin], expected[skin], atol=1e-5, rtol=1e-4)
 
 
-def test_brows_do_not_stir_the_inside_of_the_mouth(tiny_avatar):
-    with torch.no_grad():
-        lips = lattice_table().neutral[[13, 14]].mean(0)
-        tiny_avatar.means[20:40] = lips + torch.tensor([0.0, -0.002, -0.012])
+@pytest.mark.parametrize(
+    ("feature", "stirred"),
+    [
+        (ARKIT_INDEX["browInnerUp"], {HEAD}),
+        (JAW, {HEAD, MOUTH}),
+        (52, {HEAD, TORSO}),  # the head turns
+        (58, {HEAD}),  # it looks aside
+        (62, {TORSO}),  # the torso turns
+        (67, {TORSO}),
+    ],
+)
+def test_each_branch_is_stirred_by_what_can_move_it(tiny_avatar, feature, stirred):
+    """The collar does not slide when the mouth opens, nor do brows stir the teeth."""
     avatar = of_kind(tiny_avatar, "branches").requires_grad_(False)
-    mouth = avatar.deformer.mouth
-    assert mouth[20:40].all()
-    assert not inside_mouth(setup_of(tiny_avatar))[:10].any()
-    avatar.deformer.offsets.copy_(normal(*avatar.deformer.offsets.shape))
-    zero = torch.zeros(FEATURES)
-    brow, jaw = zero.clone(), zero.clone()
-    brow[ARKIT_INDEX["browInnerUp"]] = jaw[JAW] = 1.0
-    still, brows, jaws = (avatar.deformer(f) for f in (zero, brow, jaw))
-    assert torch.equal(still[mouth], brows[mouth])
-    assert (still[mouth] - jaws[mouth]).abs().max() > 1e-3
-    assert (still[~mouth] - brows[~mouth]).abs().max() > 1e-3
+    for index, parameter in enumerate(avatar.deformer.parameters()):
+        parameter += 0.3 * normal(*parameter.shape, seed=index)
+    still = avatar.deformer(torch.zeros(FEATURES))
+    moved = avatar.deformer(torch.eye(FEATURES)[feature])
+    for part in (HEAD, MOUTH, TORSO):
+        rows = avatar.part == part
+        if part in stirred:
+            assert (still[rows] - moved[rows]).abs().max() > 1e-3
+        else:
+            assert torch.equal(still[rows], moved[rows])
+
+
+def test_a_person_without_a_part_is_posed_all_the_same(tiny_avatar):
+    for part in (HEAD, MOUTH, TORSO):
+        binding = replace(tiny_avatar.binding(), part=torch.full_like(tiny_avatar.part, part))
+        tiny_avatar.set_binding(binding)
+        avatar = of_kind(tiny_avatar, "branches").requires_grad_(False)
+        for index, parameter in enumerate(avatar.deformer.parameters()):
+            parameter += 0.3 * normal(*parameter.shape, seed=index)
+        offsets = avatar.deformer(normal(FEATURES))
+        assert offsets.shape == (300, CHANNELS)
+        assert (offsets.abs().amax(1) > 0).all()
 
 
 def test_the_map_has_a_place_for_every_gaussian_and_neighbours_share_it(tiny_avatar):
@@ -309,7 +342,7 @@ def test_the_map_has_a_place_for_every_gaussian_and_neighbours_share_it(tiny_ava
     # The tip of the nose is nearer to the middle of the head's part than the cheeks are.
     points = tiny_avatar.means.detach()
     below = points[:, 1] < lattice_table().neutral[152, 1] - 0.01
-    mouth = inside_mouth(setup_of(tiny_avatar))
+    mouth = tiny_avatar.part == MOUTH
     assert (uv[~below & ~mouth, 0] <= 0.3).all()
     assert (uv[below | mouth, 0] >= 0.39).all()
     face = ~below & ~mouth

@@ -71,6 +71,7 @@ def avatar() -> Avatar:
         barycentric=torch.full((gaussians, 3), 1 / 3),
         follow=torch.ones(gaussians),
         eye=torch.tensor([-1, -1, -1, -1, 0, 1]),
+        part=torch.zeros(gaussians, dtype=torch.long),
     )
     parameters = {
         "means": 0.05 * torch.randn(gaussians, 3, generator=generator),

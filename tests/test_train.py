@@ -10,21 +10,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import of_kind
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
-from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
+from avatar.model.avatar import FEATURES, GAUSSIAN_PARAMETERS, Avatar
 from avatar.model.create import VIEW_SIDE, _Views, describe_person, hull
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.densify import plan_densification, shown_share
 from avatar.train.evaluate import EvaluateConfig, evaluate
 from avatar.train.frames import FrameStore
+from avatar.train.hidden import witnesses
 from avatar.train.loop import Trainer, fit
 from configs import PRESETS
 
@@ -123,6 +124,25 @@ def test_densification_keeps_its_budget_and_drops_the_faint(tiny_avatar):
     assert (plan.shrink > 0).sum() == 20
 
 
+def test_densification_keeps_the_parts_sorted_and_in_their_branches(tiny_avatar):
+    avatar = of_kind(tiny_avatar, "branches")
+    with torch.no_grad():
+        for parameter in avatar.deformer.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator())
+    config = replace(QUICK.densify, maximum=500, growth=0.3)
+    pull = torch.rand(len(avatar), generator=torch.Generator())
+    plan = plan_densification(avatar, pull, config, torch.Generator().manual_seed(0))
+    part = avatar.part[plan.source]
+    assert (part.diff() >= 0).all()
+    fresh = torch.bincount(part[plan.fresh], minlength=3)
+    assert (fresh > 0).all()  # every part has split Gaussians, so sorting had something to do
+    features = torch.randn(FEATURES, generator=torch.Generator())
+    before = avatar.deformer(features)
+    avatar.set_binding(avatar.binding()[plan.source])
+    avatar.deformer.select(plan.source)
+    torch.testing.assert_close(avatar.deformer(features), before[plan.source])
+
+
 def test_what_stands_behind_others_is_not_shown(tiny_avatar):
     with torch.no_grad():
         tiny_avatar.deformer.offsets.zero_()
@@ -164,8 +184,8 @@ def test_every_stretch_of_head_pose_has_a_witness(small_capture, tmp_path):
     track, turned = small_capture.track, trainer.store.frames[-3:]
     T = track.T_world_head.clone()
     T[turned, :3, 3] += 0.3
-    trainer.capture = SimpleNamespace(track=replace(track, T_world_head=T))
-    assert trainer._choose_witnesses().max() >= len(trainer.store) - 3
+    rows = witnesses(replace(track, T_world_head=T), trainer.store, 2)
+    assert rows.max() >= len(trainer.store) - 3
 
 
 def test_a_target_on_a_colour_changes_the_background_only(small_capture):

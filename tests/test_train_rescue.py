@@ -201,6 +201,14 @@ def test_pictures_take_what_the_fit_leaves(small_capture):
     with pytest.raises(InputError, match=r"needs at least .* GB .* --preset"):
         cache_bytes(small_capture, QUICK, needed - 1)
     assert needed_bytes(small_capture, PRESETS["overnight"]) > 3 * needed
+    # Mouth and torso have fewer offset shapes than the head; a rigid deformer has none.
+    one, none = (
+        replace(QUICK, create=replace(QUICK.create, shapes=20, deformer=kind))
+        for kind in ("blendshapes", "rigid")
+    )
+    parts = replace(one, create=replace(one.create, deformer="branches"))
+    sizes = [needed_bytes(small_capture, config) for config in (none, parts, one)]
+    assert sizes == sorted(set(sizes))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux tells it")
@@ -257,8 +265,10 @@ def test_other_errors_are_not_taken_for_it():
         assert not ran_out(error)
 
 
-def test_no_memory_for_the_network_ends_in_one_sentence(small_capture, tmp_path):
-    config = replace(QUICK, create=replace(QUICK.create, hidden=1 << 40))
+def test_no_memory_for_the_gaussians_ends_in_one_sentence(small_capture, tmp_path, monkeypatch):
+    # As on a system that does not say how much there is, so that nothing is refused beforehand.
+    monkeypatch.setattr("avatar.train.loop.available_bytes", lambda: None)
+    config = replace(QUICK, create=replace(QUICK.create, face=1 << 44))
     with pytest.raises(InputError, match=r"Memory ran out.*--preset.*--max-side"):
         fit(small_capture, tmp_path / "me.run", config)
 
@@ -361,7 +371,7 @@ def test_a_capture_of_a_newer_version_with_other_fields(copied):
 
 @pytest.mark.parametrize(
     ("version", "rig", "words"),
-    [(1, "flame", ("'flame'", "'lattice'")), (2, RIG, ("version 2", "newer headsplat"))],
+    [(2, "flame", ("'flame'", "'lattice'")), (3, RIG, ("version 3", "newer headsplat"))],
 )
 def test_an_avatar_of_another_rig_or_a_newer_version(tiny_avatar, tmp_path, version, rig, words):
     file = tmp_path / "me.avatar"

@@ -12,9 +12,19 @@ from torch import Tensor, nn
 
 from avatar.capture_data import RIG, need_rig
 from avatar.checks import InputError, check
-from avatar.model.binding import HEAD, TORSO, Binding
+from avatar.model.binding import Binding
 from avatar.model.deform import Setup
 from avatar.model.deformers import make_deformer
+from avatar.model.store import (
+    AVATAR_FORMAT,
+    AVATAR_TENSORS,
+    AVATAR_VERSION,
+    check_indices,
+    compact,
+    deformer_of,
+    expand,
+    from_version_1,
+)
 from avatar.raster.cuda_pose import pose_cuda
 from avatar.raster.fused_reference import pose_reference
 from avatar.raster.posing import pose_native
@@ -22,9 +32,6 @@ from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rotations import matrix_to_rotvec, quat_multiply
 from avatar.tensorfile import read_tensors, write_tensors
 from avatar.types import Camera, Gaussians, HeadState
-
-AVATAR_FORMAT = "headsplat.avatar"
-AVATAR_VERSION = 2
 
 FEATURES = len(ARKIT_NAMES) + 6 + 4 + 6
 """What the deformer's network sees: the ARKit coefficients, head rotation and translation (3 + 3), gaze
@@ -66,7 +73,7 @@ GAUSSIAN_PARAMETERS = ("means", "quats", "log_scales", "logit_opacities", "colou
 class Avatar(nn.Module):
     """A person as Gaussians that move with a ``HeadState``.
 
-    ``pose`` is a pure function of the state. Raw parameters live in the head frame at the neutral
+    ``pose`` is a pure function of the state, ``pose_batch`` its like for many. Raw parameters live in the head frame at the neutral
     expression; ``pose`` adds the lattice's displacement, the learned offsets and the rigid motion of
     head, torso and eyeballs.
     """
@@ -180,11 +187,37 @@ class Avatar(nn.Module):
     def pose(self, state: HeadState) -> Gaussians:
         """Return the Gaussians of a single (unbatched) state, in the world.
 
+        A pure function of the state and the avatar's tensors: nothing is kept from one call to the next,
+        so that threads may pose one avatar at the same time. ``pose_batch`` takes many states.
+
         Raises:
             ValueError: the state is batched or has another number of expressions.
         """
         check("expression", state.expression, str(len(self.expression_names)))
         return self.assemble(state, self.deformer(self.features(state)))
+
+    def pose_batch(self, states: HeadState) -> list[Gaussians]:
+        """Return the Gaussians of each of a batch of states, in the world.
+
+        Each is what ``pose`` returns for it, bit for bit: states are posed one after another, as posing one
+        already keeps all cores and their memory busy. Gaussians of a draft take 1.6 MB a state.
+
+        Args:
+            states: one leading dim, expression [B, E].
+
+        Raises:
+            ValueError: there is not one leading dim, its size differs between fields, or another number
+                of expressions.
+        """
+        sizes: dict[str, int] = {}
+        for name, spec in (
+            ("expression", f"B {len(self.expression_names)}"),
+            ("gaze", "B 2 2"),
+            ("T_world_head", "B 4 4"),
+            ("T_world_torso", "B 4 4"),
+        ):
+            sizes = check(name, getattr(states, name), spec, sizes)
+        return [self.pose(states[index]) for index in range(len(states))]
 
     def assemble(self, state: HeadState, offsets: Tensor) -> Gaussians:
         """Return the posed Gaussians for a single state and the deformer's offsets [N, 13] for it."""
@@ -212,15 +245,21 @@ class Avatar(nn.Module):
         pose = pose_reference if of_state else kernels[self.means.device.type]
         return Gaussians(*pose(**inputs))
 
-    def save(self, path: Path) -> None:
-        """Write the .avatar file atomically: one safetensors file, what is large in half precision."""
+    def save(self, path: Path, *, exact: bool = False) -> None:
+        """Write the .avatar file atomically; equal avatars give equal bytes.
+
+        Args:
+            path: the file.
+            exact: keep every number as it is, at twice to four times the size; else in the compact
+                forms of ``avatar.model.store``, which pictures do not show.
+        """
         tensors = {f"gaussians.{name}": getattr(self, name) for name in GAUSSIAN_PARAMETERS}
         tensors |= {
             name: getattr(self, name) for name in ("lattice", "basis", "triangles", "eyeballs")
         }
         tensors |= {
             "expression_range": torch.stack([self.expression_low, self.expression_high]),
-            "binding.triangle": self.triangle.int(),
+            "binding.triangle": self.triangle,
             "binding.barycentric": self.barycentric,
             "binding.follow": self.follow,
             "binding.eye": self.eye.to(torch.int8),
@@ -232,7 +271,9 @@ class Avatar(nn.Module):
             "camera.K": self.camera.K,
             "camera.T_cam_world": self.camera.T_cam_world,
         }
-        tensors |= {f"deformer.{name}": t for name, t in self.deformer.stored().items()}
+        if not exact:
+            tensors = compact(tensors)
+        tensors |= {f"deformer.{n}": t for n, t in self.deformer.stored(exact=exact).items()}
         header = self.header | {
             "rig": RIG,
             "expression_names": list(self.expression_names),
@@ -241,6 +282,8 @@ class Avatar(nn.Module):
             "counts": {"gaussians": len(self)},
             "deformer": {"kind": self.deformer.kind, "settings": self.deformer.settings()},
         }
+        # In a fixed order, whichever way the fields came together.
+        header = dict(sorted(header.items()))
         write_tensors(path, tensors, format=AVATAR_FORMAT, version=AVATAR_VERSION, header=header)
 
     @staticmethod
@@ -257,14 +300,14 @@ class Avatar(nn.Module):
             format=AVATAR_FORMAT,
             version=AVATAR_VERSION,
             required=AVATAR_TENSORS,
-            migrate=_from_version_1,
+            migrate=from_version_1,
             remedy=remedy,
         )
         need_rig(Path(path), header.get("rig", RIG), remedy)
         try:
             names = tuple(str(name) for name in header["expression_names"])
             width, height = (int(header["camera"][k]) for k in ("width", "height"))
-            kind, settings = _deformer_of(header)
+            kind, settings = deformer_of(header)
             fps = float(header["fps"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: its header is damaged ({error!r}). {remedy}") from error
@@ -273,6 +316,8 @@ class Avatar(nn.Module):
                 f"{path}: expression_names must be the 52 ARKit names and then the person's own, "
                 f"{tensors['basis'].shape[0]} in all; found {len(names)}. {remedy}"
             )
+        check_indices(Path(path), tensors, remedy)
+        tensors = expand(tensors)
         rest = HeadState(
             *(tensors[f"rest.{k}"] for k in ("expression", "gaze", "T_world_head", "T_world_torso"))
         )
@@ -292,7 +337,6 @@ class Avatar(nn.Module):
         binding = Binding(
             *(tensors[f"binding.{k}"] for k in ("triangle", "barycentric", "follow", "eye", "part"))
         )
-        _check_indices(Path(path), person, binding, remedy)
         parameters = {name: tensors[f"gaussians.{name}"] for name in GAUSSIAN_PARAMETERS}
         kept = {k: v for k, v in header.items() if k not in ("format", "version")}
         try:
@@ -307,74 +351,7 @@ class Avatar(nn.Module):
         return avatar.requires_grad_(False)
 
 
-AVATAR_TENSORS = {
-    "lattice": "V 3",
-    "basis": "E V 3",
-    "triangles": "T 3",
-    "eyeballs": "2 3",
-    "expression_range": "2 E",
-    "rest.expression": "E",
-    "rest.gaze": "2 2",
-    "rest.T_world_head": "4 4",
-    "rest.T_world_torso": "4 4",
-    "camera.K": "3 3",
-    "camera.T_cam_world": "4 4",
-    "binding.triangle": "N",
-    "binding.barycentric": "N 3",
-    "binding.follow": "N",
-    "binding.eye": "N",
-    "binding.part": "N",
-    "gaussians.means": "N 3",
-    "gaussians.quats": "N 4",
-    "gaussians.log_scales": "N 3",
-    "gaussians.logit_opacities": "N",
-    "gaussians.colours": "N 3",
-    "gaussians.torso_logits": "N",
-}
-"""Every tensor that a .avatar file must have beside the deformer's, with its dims (equal names are equal
-sizes)."""
-
-
-def _from_version_1(tensors: dict[str, Tensor], _: dict[str, Any]) -> dict[str, Tensor]:
-    """Bring the tensors of a version 1 file up to date.
-
-    Parts were not told apart, and the network did not see the torso's pose, the last six features:
-    with weights of zero for them it answers as it did.
-    """
-    wider = dict(tensors)
-    if (eye := tensors.get("binding.eye")) is not None:
-        wider["binding.part"] = torch.full_like(eye, HEAD)
-    for name, value in (("feature_mean", 0.0), ("feature_scale", 1.0), ("network.0.weight", 0.0)):
-        old = tensors.get(f"deformer.{name}")
-        if old is not None and old.shape[-1] == FEATURES - 6:
-            added = old.new_full((*old.shape[:-1], 6), value)
-            wider[f"deformer.{name}"] = torch.cat([old, added], -1)
-    return wider
-
-
 def _moved(rest: Tensor, now: Tensor) -> Tensor:
     """Return rotation vector and translation [6] from a pose to another, both [4, 4]."""
     turn = matrix_to_rotvec(rest[:3, :3].T @ now[:3, :3])
     return torch.cat([turn, now[:3, 3] - rest[:3, 3]])
-
-
-def _deformer_of(header: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Read kind and settings of the deformer; files from before there were kinds have blendshapes."""
-    section = header.get("deformer")
-    if section is None:
-        return "blendshapes", {k: header["counts"][k] for k in ("shapes", "hidden")}
-    return str(section["kind"]), dict(section["settings"])
-
-
-def _check_indices(path: Path, person: Person, binding: Binding, remedy: str) -> None:
-    """Refuse indices that point outside of what they index."""
-    for name, index, low, high in (
-        ("triangles", person.triangles, 0, len(person.lattice)),
-        ("binding.triangle", binding.triangle, 0, len(person.triangles)),
-        ("binding.eye", binding.eye, -1, 2),
-        ("binding.part", binding.part, HEAD, TORSO + 1),
-    ):
-        if index.numel() and not (low <= int(index.min()) and int(index.max()) < high):
-            raise InputError(f"{path}: '{name}' must lie in {low}..{high - 1}. {remedy}")
-    if (binding.part.diff() < 0).any():
-        raise InputError(f"{path}: 'binding.part' must be in ascending order. {remedy}")

@@ -6,7 +6,7 @@ The kinds are in ``avatar.model.deformers``, one file each; ``avatar.train.defor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar, cast
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from avatar.checks import InputError
 from avatar.model.binding import Binding
+from avatar.model.compact import compand, expand, to_half
 
 CHANNELS = 13
 """Channels of an offset: mean (3, head frame), quaternion (4), log scale (3), sRGB colour (3)."""
@@ -65,6 +66,8 @@ class Deformer(nn.Module, ABC):
     """Parameters and buffers with one entry a Gaussian, and along which of their dims."""
     half: frozenset[str] = frozenset()
     """Tensors that files hold in half precision."""
+    companded: frozenset[str] = frozenset()
+    """Tensors [K, N, C] that files hold in a byte a number, see ``avatar.model.compact.compand``."""
     turns: ClassVar[bool] = False
     """Whether the quaternion offset o turns a Gaussian, q -> (1 + o) q, instead of being added to q."""
     neighbours: ClassVar[int] = 0
@@ -155,13 +158,21 @@ class Deformer(nn.Module, ABC):
         else:
             setattr(self, name, value)
 
-    def stored(self) -> dict[str, Tensor]:
-        """Return the tensors for a file by name, those of ``half`` in half precision."""
-        return {
-            name: value.half() if name in self.half else value
-            for name, value in self.state_dict().items()
-            if name != "unit"
-        }
+    def stored(self, *, exact: bool = False) -> dict[str, Tensor]:
+        """Return the tensors for a file by name.
+
+        Those of ``half`` are in half precision and those of ``companded`` a byte a number, with NAME.scale
+        beside them, unless all is to be ``exact``.
+        """
+        found = {}
+        for name, value in self.state_dict().items():
+            if name == "unit":
+                continue
+            if not exact and name in self.companded:
+                found[name], found[f"{name}.scale"] = compand(value)
+            else:
+                found[name] = to_half(value) if not exact and name in self.half else value
+        return found
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what ``stored`` gave.
@@ -173,12 +184,21 @@ class Deformer(nn.Module, ABC):
         for name, value in state.items():
             if name == "unit":
                 continue
-            found = tensors.get(name)
-            if found is None or found.shape != value.shape:
-                shape = None if found is None else list(found.shape)
-                raise InputError(f"'deformer.{name}' must be {list(value.shape)}, found {shape}.")
+            found = _given(tensors, name, value.shape)
+            if name in self.companded and found.dtype == torch.int8:
+                scale = _given(tensors, f"{name}.scale", (value.shape[0], value.shape[2]))
+                found = expand(found, scale)
             state[name] = found.to(value.dtype)
         self.load_state_dict(state)
+
+
+def _given(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int]) -> Tensor:
+    """Return a tensor by name; raises InputError where it is missing or has another shape."""
+    found = tensors.get(name)
+    if found is None or tuple(found.shape) != tuple(shape):
+        seen = None if found is None else list(found.shape)
+        raise InputError(f"'deformer.{name}' must be {list(shape)}, found {seen}.")
+    return found
 
 
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)

@@ -21,8 +21,9 @@ from avatar.model.deformers import DEFORMERS, DeformerKind
 from avatar.raster import one_torch_thread
 from avatar.train.config import TrainConfig
 from avatar.train.evaluate import Detector, EvaluateConfig, evaluate
-from avatar.train.loop import can_resume, fit
+from avatar.train.loop import fit
 from avatar.train.novel_views import CameraRig, NovelView, filmed_by, measure_view
+from avatar.train.run_folder import can_resume, run_seconds
 from avatar.types import HeadState, Reporter, ignore_progress
 
 COLUMNS = 6
@@ -132,6 +133,7 @@ def bench_avatars(
                 detect=detect,
                 picture=_keep(pictures, kind, shown),
                 config=evaluation,
+                seconds=run_seconds(run),
                 report=report,
             )
             novel = [
@@ -160,7 +162,7 @@ def bench_avatars(
                     "capture": name,
                     "deformer": kind,
                     **{key: result[key] for key in known},
-                    "fit_s": avatar.header.get("seconds", {}).get("train"),
+                    "fit_s": run_seconds(run).get("train"),
                     "pose_ms": pose_ms(avatar, capture.track.states()[held_out or [0]]),
                     "bytes": (run / "avatar.avatar").stat().st_size,
                     "novel": novel,
@@ -180,7 +182,8 @@ def _fitted(capture: Capture, run: Path, config: TrainConfig, report: Reporter) 
         avatar = Avatar.load(file)
         if avatar.header.get("config") == asdict(config):
             return avatar
-    return fit(capture, run, config, resume=again, overwrite=not again, report=report)
+    fit(capture, run, config, resume=again, overwrite=not again, report=report)
+    return Avatar.load(file)  # measured as it is stored
 
 
 def _keep(

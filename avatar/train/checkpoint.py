@@ -55,3 +55,17 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     if failure is not None:
         raise failure
     return None
+
+
+def store(tensors: dict[str, Tensor], counts: dict[str, Any], name: str, value: Any) -> None:
+    """File a piece of optimiser state: tensors as tensors, numbers in the header."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+    else:
+        counts[name] = value
+
+
+def fetch(tensors: dict[str, Tensor], counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Undo ``store`` for all names under a prefix."""
+    both = {**tensors, **counts}
+    return {n.removeprefix(prefix): v for n, v in both.items() if n.startswith(prefix)}

@@ -69,6 +69,42 @@ def plan_densification(
     return Plan(*(rows[by_part] for rows in plan))
 
 
+def densify_steps(config: DensifyConfig, steps: int) -> set[int]:
+    """Return the steps, of a fit of ``steps``, after which Gaussians are added and dropped."""
+    if config.rounds < 1:
+        return set()
+    at = torch.linspace(config.start, config.stop, config.rounds) * steps
+    return {max(1, int(s)) for s in at}
+
+
+def apply_plan(avatar: Avatar, adam: torch.optim.Optimizer, plan: Plan) -> None:
+    """Let the Gaussians' parameters and their moments become what is planned.
+
+    Args:
+        avatar: gets new parameters; binding and deformer are left for the caller to follow.
+        adam: has one group for each of ``GAUSSIAN_PARAMETERS``, named so.
+        plan: what becomes of the rows.
+    """
+    source, kept = plan.source, (~plan.fresh).float()
+    states = {}
+    for group in adam.param_groups:
+        (old,) = group["params"]
+        values = old.detach()[source]
+        if group["name"] == "means":
+            values = values + plan.shift
+        if group["name"] == "log_scales":
+            values = values - plan.shrink[:, None]
+        new = torch.nn.Parameter(values)
+        state = adam.state.pop(old, {})
+        for name, moment in state.items():
+            if isinstance(moment, Tensor) and moment.shape == old.shape:
+                state[name] = moment[source] * kept.reshape(-1, *[1] * (moment.ndim - 1))
+        states[new] = state
+        setattr(avatar, group["name"], new)
+        group["params"] = [new]
+    adam.state.update(states)
+
+
 def shown_share(avatar: Avatar, states: Iterable[HeadState], camera: Camera) -> Tensor:
     """Return the share [N] of each Gaussian's picture that the best of the states shows.
 

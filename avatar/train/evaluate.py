@@ -7,7 +7,7 @@ over frames of the full frame, person on white.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -51,6 +51,7 @@ def evaluate(
     detect: Detector | None = None,
     picture: PictureListener | None = None,
     config: EvaluateConfig = EvaluateConfig(),
+    seconds: Mapping[str, float] | None = None,
     report: Reporter = ignore_progress,
 ) -> dict[str, Any]:
     """Measure an avatar on the held-out frames of its capture.
@@ -62,6 +63,7 @@ def evaluate(
         picture: is given every pair of pictures, for preview and contact sheet, at the size at which
             they are compared.
         config: what is measured.
+        seconds: what stages after the capture took, by name (see ``run_folder.run_seconds``).
         report: listener of progress.
 
     Returns:
@@ -124,8 +126,8 @@ def evaluate(
         return round(float(np.mean(rows[name])), 4) if rows[name] else None
 
     render_fps, animate_fps = _speed(avatar, states[frames or [0]], camera, config.speed_frames)
-    seconds = capture.seconds | avatar.header.get("seconds", {})
-    known = {k: round(float(seconds.get(k, 0.0)), 2) for k in STAGES}
+    taken = capture.seconds | dict(seconds or {})
+    known = {k: round(float(taken.get(k, 0.0)), 2) for k in STAGES}
     return {
         "frames": len(frames),
         "frames_left_out": len(everything) - len(frames),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,17 +17,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from avatar import __version__
 from avatar.capture_data import Capture
-from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Binding
-from avatar.model.create import create_avatar, spread_frames
+from avatar.model.create import create_avatar
 from avatar.raster import one_torch_thread, rasterize_with_means2d
 from avatar.raster.fused import FusedAdam, l1_ssim_loss
-from avatar.tensorfile import write_bytes, write_json
-from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
+from avatar.train.checkpoint import fetch, load_newest, save_checkpoint, store
 from avatar.train.config import TrainConfig
 from avatar.train.deformer_step import make_deformer_step
-from avatar.train.densify import Plan, plan_densification, shown_share
+from avatar.train.densify import Plan, apply_plan, densify_steps, plan_densification
 from avatar.train.frames import FrameStore, training_frames
+from avatar.train.hidden import find_hidden, look_steps, witnesses
 from avatar.train.memory import available_bytes, cache_bytes, out_of_memory_said
 from avatar.train.rollback import (
     LOSS_LIMIT,
@@ -37,12 +34,12 @@ from avatar.train.rollback import (
     RATE_FACTOR,
     SEED_STRIDE,
     append_event,
+    gives_up,
     spoilt,
 )
+from avatar.train.run_folder import append_metrics, cut_log, open_run, write_result
 from avatar.types import Progress, Reporter, ignore_progress
 
-RUN_FORMAT = "headsplat.run"
-RUN_VERSION = 1
 LOG_EVERY = 25
 """Steps between lines of metrics.jsonl."""
 
@@ -83,7 +80,7 @@ class Trainer:
         # What cannot be fitted leaves no run behind.
         valid = training_frames(capture)
         room = cache_bytes(capture, config, available_bytes())
-        self._open_run(resume)
+        open_run(self.run, capture, config, resume=resume)
         restored = load_newest(self.run / "checkpoints") if resume else None
         self.generator = torch.Generator().manual_seed(config.seed)
         if restored is None:
@@ -107,52 +104,17 @@ class Trainer:
         # [N] Gaussians that no training picture shows; they are held as they are.
         self._hidden = torch.zeros(len(self.avatar), dtype=torch.bool)
         if restored is None:
-            self.avatar.save(self.run / "start.avatar")
-            # What is trained is what a resume would read back: offsets are stored in half precision
-            # and are zero here, so nothing is rounded.
+            # What is trained is what a resume would read back.
+            self.avatar.save(self.run / "start.avatar", exact=True)
             self._make_optimisers()
         else:
             self._restore(*restored)
-        self._cut_log()
-        self._densify_at = self._densify_steps()
-        self._look_at = self._look_steps()
-        self._witnesses = self._choose_witnesses()
+        cut_log(self.run, self.step)
+        self._densify_at = densify_steps(config.densify, config.steps)
+        self._look_at = look_steps(config)
+        self._witnesses = witnesses(capture.track, self.store, config.hidden_frames)
         self.writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step)
         self._saved_at = time.monotonic()
-
-    # -- run folder ---------------------------------------------------------------------------
-
-    def _open_run(self, resume: bool) -> None:
-        description = {
-            "format": RUN_FORMAT,
-            "version": RUN_VERSION,
-            "headsplat": __version__,
-            "torch": torch.__version__,
-            "capture": os.path.relpath(self.capture.path.resolve(), self.run.resolve()),
-            "source_sha256": self.capture.source_sha256,
-            "config": asdict(self.config),
-        }
-        file = self.run / "config.json"
-        if file.is_file():
-            known = read_run(self.run)
-            same = all(known.get(k) == description[k] for k in ("source_sha256", "config"))
-            if resume and not same:
-                raise InputError(
-                    f"{self.run} was started with other settings or another capture, so it cannot be "
-                    "resumed with these. Give the same settings, or another folder with -o."
-                )
-            if not resume and checkpoints(self.run / "checkpoints"):
-                raise InputError(
-                    f"{self.run} already holds a run. Continue it with --resume, start over with "
-                    "--overwrite, or give another folder with -o."
-                )
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-            write_json(file, description)
-        except OSError as error:
-            raise InputError(
-                f"{self.run} cannot be written ({error.strerror}). Give another folder with -o."
-            ) from error
 
     # -- optimisers ---------------------------------------------------------------------------
 
@@ -213,12 +175,7 @@ class Trainer:
         """
         failed_at, seconds, rollbacks = self.step, self.seconds, self.rollbacks + 1
         if rollbacks > MOST_ROLLBACKS:
-            raise InputError(
-                f"The fit of {self.run} fails: at step {failed_at} {reason}, after {MOST_ROLLBACKS} "
-                f"returns to a good state at ever lower learning rates. See {self.capture.path}"
-                "/report.html for frames that are tracked badly and film again without what it names, "
-                "or start over with --overwrite and another --seed."
-            )
+            raise gives_up(self.run, self.capture.path, failed_at, reason)
         found = load_newest(self.run / "checkpoints")
         if found is None:
             self._start_over()
@@ -230,7 +187,7 @@ class Trainer:
         # Else it would walk into the same hole, if more slowly.
         self.generator.manual_seed(self.config.seed + SEED_STRIDE * rollbacks)
         self._order = torch.empty(0, dtype=torch.long)
-        self._cut_log()
+        cut_log(self.run, self.step)
         rate = RATE_FACTOR**rollbacks
         append_event(
             self.run / "metrics.jsonl",
@@ -315,26 +272,9 @@ class Trainer:
             self._psnr = -10 * math.log10(error.item())
         return loss.item(), self._psnr
 
-    def _choose_witnesses(self) -> Tensor:
-        """Return the training rows in which hidden Gaussians are looked for.
-
-        Head pose alone decides: with the many coefficients of expression beside it, whole stretches
-        of turned heads had no witness, and what only they show was held still.
-        """
-        frames = self.store.frames
-        chosen = spread_frames(self.capture.track, frames, self.config.hidden_frames)
-        return torch.searchsorted(frames.contiguous(), chosen)
-
-    def _look_steps(self) -> set[int]:
-        if self.config.hidden_share <= 0:
-            return set()
-        rounds = self.config.hidden_rounds
-        return {turn * self.config.steps // rounds for turn in range(rounds)}
-
     def _find_hidden(self) -> None:
-        camera = self.store.camera.scaled(self.store.width // 2, self.store.height // 2)
-        states = (self.store.states[int(row)] for row in self._witnesses)
-        self._hidden = shown_share(self.avatar, states, camera) < self.config.hidden_share
+        share = self.config.hidden_share
+        self._hidden = find_hidden(self.avatar, self.store, self._witnesses, share)
 
     def _hold_hidden(self, *others: Tensor) -> None:
         """Drop what the loss says to hidden Gaussians, and to ``others`` of one row a Gaussian.
@@ -364,34 +304,10 @@ class Trainer:
         self._pending = []
         self.deformer_step.step(self._features[rows], torch.stack(gradients))
 
-    def _densify_steps(self) -> set[int]:
-        densify, steps = self.config.densify, self.config.steps
-        if densify.rounds < 1:
-            return set()
-        at = torch.linspace(densify.start, densify.stop, densify.rounds) * steps
-        return {max(1, int(s)) for s in at}
-
     def _rebuild(self, plan: Plan) -> None:
         """Reorder, add and drop Gaussians, optimiser state included."""
         avatar, source = self.avatar, plan.source
-        kept = (~plan.fresh).float()
-        states = {}
-        for group in self.adam.param_groups:
-            (old,) = group["params"]
-            values = old.detach()[source]
-            if group["name"] == "means":
-                values = values + plan.shift
-            if group["name"] == "log_scales":
-                values = values - plan.shrink[:, None]
-            new = torch.nn.Parameter(values)
-            state = self.adam.state.pop(old, {})
-            for name, moment in state.items():
-                if isinstance(moment, Tensor) and moment.shape == old.shape:
-                    state[name] = moment[source] * kept.reshape(-1, *[1] * (moment.ndim - 1))
-            states[new] = state
-            setattr(avatar, group["name"], new)
-            group["params"] = [new]
-        self.adam.state.update(states)
+        apply_plan(avatar, self.adam, plan)
         avatar.set_binding(avatar.binding()[source])
         self.deformer_step.select(source, plan.fresh)
         self._hidden = self._hidden[source]
@@ -401,9 +317,7 @@ class Trainer:
     # -- records ------------------------------------------------------------------------------
 
     def _log(self, report: StepReport) -> None:
-        line = json.dumps({k: round(v, 5) for k, v in asdict(report).items()})
-        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_metrics(self.run, asdict(report))
         for name in ("loss", "psnr", "gaussians"):
             self.writer.add_scalar(f"train/{name}", getattr(report, name), report.step)
 
@@ -427,9 +341,9 @@ class Trainer:
         counts: dict[str, Any] = {}
         for group in self.adam.param_groups:
             for name, value in self.adam.state[group["params"][0]].items():
-                _store(tensors, counts, f"adam.{group['name']}.{name}", value)
+                store(tensors, counts, f"adam.{group['name']}.{name}", value)
         for name, value in self.deformer_step.state().items():
-            _store(tensors, counts, f"deformer_step.{name}", value)
+            store(tensors, counts, f"deformer_step.{name}", value)
         for index, (_, gradient) in enumerate(self._pending):
             tensors[f"pending.{index}"] = gradient
         counts["pending_rows"] = [row for row, _ in self._pending]
@@ -462,8 +376,8 @@ class Trainer:
         self._make_optimisers()
         counts = header["counts"]
         for group in self.adam.param_groups:
-            self.adam.state[group["params"][0]] = _fetch(tensors, counts, f"adam.{group['name']}.")
-        self.deformer_step.restore(_fetch(tensors, counts, "deformer_step."))
+            self.adam.state[group["params"][0]] = fetch(tensors, counts, f"adam.{group['name']}.")
+        self.deformer_step.restore(fetch(tensors, counts, "deformer_step."))
         self._pending = [
             (row, tensors[f"pending.{index}"]) for index, row in enumerate(counts["pending_rows"])
         ]
@@ -473,13 +387,6 @@ class Trainer:
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self._pulls = int(header["pulls"])
         self.rollbacks = int(header.get("rollbacks", 0))
-
-    def _cut_log(self) -> None:
-        """Drop the lines of steps that are about to be taken again: a kill loses the steps, not the log."""
-        log = self.run / "metrics.jsonl"
-        if log.is_file():
-            lines = [x for x in log.read_text().splitlines() if _step_of(x) <= self.step]
-            write_bytes(log, "".join(x + "\n" for x in lines).encode())
 
     def snapshot(self) -> Avatar:
         """Return a copy of the avatar as it is, for others to read while the fit goes on.
@@ -498,8 +405,8 @@ class Trainer:
             "config": asdict(self.config),
             "headsplat": __version__,
             "steps": self.step,
-            "seconds": {"train": round(self.seconds, 2)},
         }
+        write_result(self.run, self.step, len(avatar), self.seconds)
         avatar.save(path)
         self.writer.close()
         return avatar
@@ -507,56 +414,6 @@ class Trainer:
 
 StepListener = Callable[[Trainer, StepReport], bool]
 """Is called after each step, on the thread that fits, which waits for it; returns whether to go on."""
-
-
-def _store(tensors: dict[str, Tensor], counts: dict[str, Any], name: str, value: Any) -> None:
-    """File a piece of optimiser state: tensors as tensors, numbers in the header."""
-    if isinstance(value, Tensor):
-        tensors[name] = value
-    else:
-        counts[name] = value
-
-
-def _fetch(tensors: dict[str, Tensor], counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Undo ``_store`` for all names under a prefix."""
-    both = {**tensors, **counts}
-    return {n.removeprefix(prefix): v for n, v in both.items() if n.startswith(prefix)}
-
-
-def _step_of(line: str) -> int:
-    """The step of a metrics line; a line cut by a kill counts as beyond every step."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 1 << 60
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    """Read a run's config.json; raises InputError naming what is wrong."""
-    file = Path(run) / "config.json"
-    try:
-        value = json.loads(file.read_text())
-        if value["format"] != RUN_FORMAT or int(value["version"]) > RUN_VERSION:
-            raise InputError(
-                f"{file} is {value['format']} version {value['version']}; this program reads {RUN_FORMAT} "
-                f"up to version {RUN_VERSION}. Install a newer headsplat, or give another folder with -o."
-            )
-        return value
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file} is missing or damaged ({error}). Run: avatar train ME.capture -o {run}"
-        ) from error
-
-
-def can_resume(capture: Capture, run: Path, config: TrainConfig) -> bool:
-    """Whether ``run`` holds a checkpoint of this capture with these settings."""
-    try:
-        known = read_run(run)
-    except InputError:
-        return False
-    same = known.get("config") == asdict(config)
-    same = same and known.get("source_sha256") == capture.source_sha256
-    return same and bool(checkpoints(Path(run) / "checkpoints"))
 
 
 def fit(

@@ -11,7 +11,7 @@ import cv2
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
-from avatar.model.create import VIEW_SIDE
+from avatar.model.create import VIEW_SIDE, CreateConfig
 from avatar.model.deform import CHANNEL_UNITS
 from avatar.train.config import TrainConfig
 from avatar.train.frames import CACHE_BYTES
@@ -90,11 +90,27 @@ def needed_bytes(capture: Capture, config: TrainConfig) -> int:
     count = max(first, config.densify.maximum if config.densify.rounds > 0 else 0)
     channels = len(CHANNEL_UNITS)
     # Value, gradient and two moments; the offsets' gradients are kept by the frame, not by the shape.
-    floats = 4 * GAUSSIAN_FLOATS + channels * (3 * create.shapes + config.deformer_frames)
+    floats = 4 * GAUSSIAN_FLOATS + channels * (3 * _shapes(create) + config.deformer_frames)
     model = 2 * 4 * count * floats
     width, height = capture.size_within(config.max_side)
     views = create.hull_frames * 4 * VIEW_SIDE * VIEW_SIDE
-    return model + max(views, width * height * PIXEL_BYTES)
+    return int(model) + max(views, width * height * PIXEL_BYTES)
+
+
+def _shapes(create: CreateConfig) -> float:
+    """Return the number of offset shapes that a Gaussian has, the mean of all at the start."""
+    if create.deformer == "blendshapes":
+        return create.shapes
+    if create.deformer != "branches":
+        return 0  # what such a kind has of each Gaussian's own is about as much as one shape, or nothing
+    head = create.face + create.hair + 2 * create.eye
+    by_part = (
+        (head, create.shapes),
+        (create.mouth, create.mouth_shapes),
+        (create.torso, create.torso_shapes),
+    )
+    gaussians = sum(count for count, _ in by_part)
+    return sum(count * shapes for count, shapes in by_part) / max(1, gaussians)
 
 
 def cache_bytes(capture: Capture, config: TrainConfig, available: int | None) -> int:

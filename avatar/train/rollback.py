@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avatar.checks import InputError
+
 MOST_ROLLBACKS = 3
 """A fit that goes wrong once more than this gives up: by then its rates are an eighth of what was asked."""
 LOSS_LIMIT = 100.0
@@ -36,6 +38,16 @@ def spoilt(tensors: Mapping[str, Tensor]) -> str | None:
         if not torch.isfinite(value).all():
             return name.removeprefix("avatar.")
     return None
+
+
+def gives_up(run: Path, capture: Path, step: int, reason: str) -> InputError:
+    """Return what to raise where a fit went back ``MOST_ROLLBACKS`` times and goes wrong again."""
+    return InputError(
+        f"The fit of {run} fails: at step {step} {reason}, after {MOST_ROLLBACKS} "
+        f"returns to a good state at ever lower learning rates. See {capture}"
+        "/report.html for frames that are tracked badly and film again without what it names, "
+        "or start over with --overwrite and another --seed."
+    )
 
 
 def append_event(log: Path, event: str, step: int, **fields: Any) -> None:

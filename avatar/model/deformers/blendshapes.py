@@ -56,7 +56,7 @@ class BlendshapeDeformer(Deformer):
             shapes = nn.Parameter(torch.zeros(branch.shapes, branch.count, CHANNELS))
             self.register_parameter(f"{branch.name}offsets", shapes)
         names = [f"{branch.name}offsets" for branch in self.branches]
-        self.half = frozenset(names)
+        self.companded = frozenset(names)
         self.gaussian_dims = dict.fromkeys(names, 1)
 
     def divide(self, binding: Binding) -> tuple[Branch, ...]:

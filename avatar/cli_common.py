@@ -1,0 +1,140 @@
+"""What several commands share: kinds of options, and how paths and settings become what they name.
+
+Part of the command line, in a file of its own for its length; heavy packages are imported inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from avatar.checks import InputError
+from avatar.cli_eval import capture_of
+
+if TYPE_CHECKING:
+    from avatar.capture_data import Capture
+    from avatar.drive.source import Source
+    from avatar.model.avatar import Avatar
+    from avatar.train.config import TrainConfig
+
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
+Preset = Literal["smoke", "draft", "standard", "overnight"]
+Device = Literal["auto", "cpu", "cuda"]
+Deformer = Literal["blendshapes", "rigid", "latent", "branches", "uvmap"]
+
+
+def train_config(preset: Preset, steps: int | None, seed: int, deformer: Deformer) -> TrainConfig:
+    """Return a preset's settings with what was given instead; raises InputError for no steps."""
+    from configs import PRESETS
+
+    if steps is not None and steps < 1:
+        raise InputError(f"--steps must be at least 1; got {steps}.")
+    config = replace(PRESETS[preset], seed=seed)
+    config = replace(config, create=replace(config.create, deformer=deformer))
+    return config if steps is None else replace(config, steps=steps)
+
+
+def need_device(device: Device) -> None:
+    """Refuse a device that was asked for by name and does not work; never take another instead."""
+    from avatar.raster import available_backends
+
+    if device == "auto":
+        return
+    state = available_backends()[device]
+    if not state.startswith("ok"):
+        raise InputError(f"--device {device} does not work here: {state}")
+    if device == "cuda":
+        raise InputError(
+            "--device cuda: the CUDA kernels work here (avatar bench rasterizer --gpu), but the fit "
+            "does not use them yet. Leave --device out to fit on the CPU."
+        )
+
+
+def captured_clip(
+    videos: list[Path],
+    output: Path,
+    report: Any,
+    *,
+    mask: Path | None = None,
+    mirrored: bool = False,
+    max_side: int | None = None,
+    overwrite: bool = False,
+) -> Capture:
+    """Capture a clip, or open what is captured of it already; raises InputError for what cannot be."""
+    from capture.ingest import MIN_SIDE
+    from capture.pipeline import CaptureConfig, capture_video
+
+    config = CaptureConfig(mask=mask, mirrored=mirrored, overwrite=overwrite)
+    if max_side is not None:
+        if max_side < MIN_SIDE:
+            raise InputError(
+                f"--max-side must be at least {MIN_SIDE} pixels, or the face is too small; "
+                f"got {max_side}."
+            )
+        config = replace(config, max_side=max_side)
+    return capture_video(videos, output, config, report)
+
+
+def open_avatar(path: Path) -> tuple[Avatar, Path]:
+    """Load the avatar that a path names; return it and the folder in which to look for its capture."""
+    from avatar.model.avatar import Avatar
+
+    for candidate in (path / "me.avatar", path / "avatar.avatar"):
+        if path.is_dir() and candidate.is_file():
+            return Avatar.load(candidate), path
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder without an avatar in it; expected a .avatar file, a run, or a folder "
+            "that `avatar create` made."
+        )
+    return Avatar.load(path), path.parent
+
+
+def find_capture(home: Path) -> Capture | None:
+    """The capture that belongs to an avatar: beside it, or named by its run; None where there is none."""
+    from avatar.capture_data import Capture
+
+    if (home / "config.json").is_file():
+        return capture_of(home)
+    if (home / "me.capture").is_dir():
+        return Capture(home / "me.capture")
+    return None
+
+
+def driving_source(
+    drive: str, model: Avatar, home: Path, output: Path, frames: int | None, report: Any
+) -> Source:
+    """Open what drives a rendering; a clip is captured first, beside the output."""
+    from avatar.drive.source import VIDEO_SUFFIXES, open_source
+
+    own = find_capture(home) if drive == "self" else None
+    path = Path(drive)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        folder = output.with_name(f"{path.stem}.capture")
+        drive = str(captured_clip([path], folder, report).path)
+    source = open_source(
+        drive, model, track=own.track if own else None, audio=own.audio if own else None
+    )
+    if frames is None or frames >= len(source):
+        return source
+    return open_source(
+        drive,
+        model,
+        track=own.track if own else None,
+        audio=own.audio if own else None,
+        frames=(0, frames),
+    )
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, atomically."""
+    import shutil
+
+    from avatar.tensorfile import atomic_path
+
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
