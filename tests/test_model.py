@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from avatar.checks import InputError
 from avatar.model.avatar import Avatar
-from avatar.model.create import barycentric_weights
+from avatar.model.create_features import barycentric_weights
 from avatar.rotations import rigid, rotvec_to_matrix, transform_points
 from avatar.types import HeadState
 

@@ -2,8 +2,8 @@
 
 Face: sampled on the tracked lattice. Skull and hair: surface of the visual hull, that is of all
 voxels of the head that stay inside the person mask in every frame (Laurentini 1994). Neck and torso:
-mask pixels of a few frames set on a shallow curved surface below the chin. Eyes: on the eyeball
-behind the lids' opening. Mouth: two rows of teeth and a dark cavity behind the lips.
+mask pixels of a few frames set on a shallow curved surface below the chin. Eyes and the
+inside of the mouth: see ``create_features`` and ``mouth``.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from torch import Tensor
 from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.model.avatar import FEATURES, Avatar, Person
-from avatar.model.binding import Binding
+from avatar.model.create_features import (
+    CHIN,
+    Part,
+    bind,
+    clear_openings,
+    eyeball,
+    largest_areas,
+    mouth,
+    near_openings,
+    nearest_vertex,
+    with_inner_rig,
+)
 from avatar.model.deformers import DEFORMERS, DeformerKind
-from avatar.rig.lattice import REGIONS, lattice_table
+from avatar.model.mouth import inner_rig
+from avatar.rig.lattice import SKIN_POINTS, lattice_table
 from avatar.rotations import invert_rigid, matrix_to_rotvec, transform_points
 from avatar.types import HeadState
 
-CHIN = 152
-"""Lattice point at the bottom of the chin."""
 FOREHEAD = 10
 """Lattice point at the middle of the forehead's upper edge."""
-EYE_CONTOURS = tuple(
-    REGIONS[f"eye_corners_{side}"][:1]
-    + REGIONS[f"lid_{side}_upper"]
-    + REGIONS[f"eye_corners_{side}"][1:]
-    + REGIONS[f"lid_{side}_lower"][::-1]
-    for side in ("left", "right")
-)
-"""Closed chains of lattice points around the lids' openings: subject's left, right."""
-INNER_LIPS = REGIONS["lip_upper_inner"] + REGIONS["lip_lower_inner"]
 
 MIN_FRAMES = 10
 """Training frames with a face, at least."""
+EDGE_DENSITY = 2.5
+"""Gaussians on lips and lids, by those on as much skin elsewhere."""
 VOXEL_M = 0.006
 VIEW_SIDE = 512
 """Longer side, pixels, at which frames are looked at: a voxel is several pixels wide even so, and the
 many frames of a 4K clip take 60 MB, not 1.6 GB."""
 HIDDEN_DENSITY = 0.2
 """Density of Gaussians where no view looks at the hull, as a share of where one does."""
-FOLLOW_RANGE_M = 0.022
-"""Distance over which hair and neck stop following the nearest skin."""
-
 # The hull is only trusted inside a generous head: without side views it is a cone without end.
 HEAD_CENTRE_M = (0.0, 0.035, 0.01)
 HEAD_SEMI_AXES_M = (0.15, 0.20, 0.13)
@@ -65,10 +65,10 @@ class CreateConfig:
     """Gaussians on the visual hull of skull and hair."""
     torso: int = 6000
     """Gaussians on neck and torso."""
-    eye: int = 160
+    eye: int = 220
     """Gaussians on each eyeball."""
-    mouth: int = 480
-    """Gaussians on teeth and in the mouth's cavity."""
+    mouth: int = 720
+    """Gaussians on teeth and tongue and on the wall behind them."""
     deformer: DeformerKind = "blendshapes"
     """What makes of expression and pose the offsets of all Gaussians."""
     shapes: int = 20
@@ -108,7 +108,7 @@ def describe_person(capture: Capture, frames: Tensor) -> Person:
         T_world_head=track.T_world_head[reference],
         T_world_torso=track.T_world_torso[reference],
     )
-    return Person(
+    person = Person(
         lattice=track.lattice,
         basis=track.basis,
         triangles=lattice_table().triangles,
@@ -120,6 +120,8 @@ def describe_person(capture: Capture, frames: Tensor) -> Person:
         camera=capture.camera(),
         fps=capture.fps,
     )
+    inner = inner_rig(track.lattice, track.basis, track.expression_names)
+    return with_inner_rig(person, inner)
 
 
 def _usual(T: Tensor) -> int:
@@ -158,6 +160,10 @@ class _Views:
             picture, grid[None, None], padding_mode="border", align_corners=False
         )
         return found[0, :, 0].T
+
+    def colours(self, points: Tensor) -> Tensor:
+        """Return the colours [n, 3] that the first view has at points [n, 3] of the head."""
+        return self.sample(0, self.project(points, self.T_cam_head[0])[0])
 
     def covered(self, view: int, uv: Tensor) -> tuple[Tensor, Tensor]:
         """Return whether pixels [n, 2] lie in the picture, and whether on the person there."""
@@ -208,12 +214,13 @@ def create_avatar(
     views = _Views(capture, chosen)
 
     means, colours, scales, torso, eye, rigid = [], [], [], [], [], []
+    triangles, weights = [], []
     parts = [
         _face(person, views, config.face, generator),
-        _hair(person, views, config.hair, generator),
-        _torso(person, views, config.torso, generator),
-        *(_eyeball(person, views, side, config.eye, generator) for side in (0, 1)),
-        _mouth(person, config.mouth, generator),
+        clear_openings(person, _hair(person, views, config.hair, generator)),
+        clear_openings(person, _torso(person, views, config.torso, generator)),
+        *(eyeball(person, side, config.eye, views.colours, generator) for side in (0, 1)),
+        mouth(person, config.mouth, views.colours, generator),
     ]
     for part in parts:
         count = len(part.means)
@@ -223,8 +230,12 @@ def create_avatar(
         torso.append(part.torso_logits)
         eye.append(torch.full((count,), part.eye, dtype=torch.long))
         rigid.append(part.follow)
+        known = part.triangle is not None and part.weights is not None
+        triangles.append(part.triangle if known else torch.full((count,), -1))
+        weights.append(part.weights if known else torch.zeros(count, 3))
     points = torch.cat(means)
-    binding = bind(person, points, torch.cat(rigid), torch.cat(eye))
+    hung = (torch.cat(triangles), torch.cat(weights))
+    binding = bind(person, points, torch.cat(rigid), torch.cat(eye), *hung)
     count = len(points)
     parameters = {
         "means": points,
@@ -251,34 +262,27 @@ def create_avatar(
     return avatar
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Gaussians of one region."""
-
-    means: Tensor
-    colours: Tensor
-    scale_m: float | Tensor
-    """Standard deviation, or one for each [n], metres."""
-    torso_logits: Tensor
-    follow: Tensor
-    """[n] share of the skin's motion to take; NaN asks for the usual fade with distance."""
-    eye: int = -1
-
-
-def _face(person: Person, views: _Views, count: int, generator: torch.Generator) -> _Part:
-    """Sample the lattice's triangles by area."""
-    corners = person.lattice[person.triangles]
-    cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = torch.linalg.norm(cross, dim=1) / 2
-    triangle = torch.multinomial(area, count, replacement=True, generator=generator)
+def _face(person: Person, views: _Views, count: int, generator: torch.Generator) -> Part:
+    """Sample the skin's triangles by the largest area that a shape gives them."""
+    skin = lattice_table().triangles
+    area = largest_areas(person.lattice, person.basis, skin)
+    # Lips and lids are small, and what is behind them must not shine through.
+    dense = torch.where(near_openings(), EDGE_DENSITY, 1.0)
+    triangle = torch.multinomial(area * dense, count, replacement=True, generator=generator)
     r = torch.rand(count, 2, generator=generator)
     root = r[:, 0].sqrt()
     weights = torch.stack([1 - root, root * (1 - r[:, 1]), root * r[:, 1]], 1)
-    points = (corners[triangle] * weights[..., None]).sum(1)
-    uv, _ = views.project(points, views.T_cam_head[0])
-    scale = 0.6 * math.sqrt(float(area.sum()) / count)
-    nan = torch.full((count,), float("nan"))
-    return _Part(points, views.sample(0, uv), scale, torch.full((count,), -5.0), nan)
+    points = (person.lattice[skin][triangle] * weights[..., None]).sum(1)
+    scale = 0.6 * (float((area * dense).sum()) / count / dense[triangle]).sqrt()
+    return Part(
+        points,
+        views.colours(points),
+        scale,
+        torch.full((count,), -5.0),
+        torch.ones(count),
+        triangle=triangle,
+        weights=weights,
+    )
 
 
 def hull(person: Person, views: _Views) -> tuple[Tensor, Tensor]:
@@ -319,7 +323,7 @@ def hull(person: Person, views: _Views) -> tuple[Tensor, Tensor]:
 
 def _before_face(person: Person, points: Tensor) -> Tensor:
     """Whether points [n, 3] lie at or before the face's surface, where the lattice knows better."""
-    nearest, distance = nearest_vertex(person.lattice[:, :2], points[:, :2])
+    nearest, distance = nearest_vertex(person.lattice[:SKIN_POINTS, :2], points[:, :2])
     before = (distance < 0.012) & (points[:, 2] > person.lattice[nearest, 2] - 0.012)
     # Above the lattice a hull seen from the front alone hangs over like the peak of a cap; hair
     # stands out from the forehead by a finger's breadth at most and falls back as the skull does.
@@ -328,17 +332,11 @@ def _before_face(person: Person, points: Tensor) -> Tensor:
     return before | ((above > 0) & (points[:, 2] > brim))
 
 
-def nearest_vertex(vertices: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index [n] of and the distance [n] to the nearest vertex [V, d] of points [n, d]."""
-    found = [torch.cdist(chunk, vertices).min(1) for chunk in points.split(16384)]
-    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
-
-
-def _hair(person: Person, views: _Views, count: int, generator: torch.Generator) -> _Part:
+def _hair(person: Person, views: _Views, count: int, generator: torch.Generator) -> Part:
     """Sample the hull's surface, mostly where some view looks at it."""
     surface, normals = hull(person, views)
     if len(surface) == 0:
-        return _Part(torch.zeros(0, 3), torch.zeros(0, 3), VOXEL_M, torch.zeros(0), torch.zeros(0))
+        return Part(torch.zeros(0, 3), torch.zeros(0, 3), VOXEL_M, torch.zeros(0), torch.zeros(0))
     facing = torch.full((len(surface), len(views.frames)), -1.0)
     for view in range(len(views.frames)):
         T = views.T_cam_head[view]
@@ -364,7 +362,7 @@ def _hair(person: Person, views: _Views, count: int, generator: torch.Generator)
     # The fit leaves alone what no view sees, so that must close the back of the head as it stands.
     scale = 0.6 * VOXEL_M * (weight.sum() / weight[index] / count).sqrt()
     nan = torch.full((count,), float("nan"))
-    return _Part(points, colours, scale, torch.full((count,), -4.0), nan)
+    return Part(points, colours, scale, torch.full((count,), -4.0), nan)
 
 
 def _torso_depth(person: Person, x: Tensor, y: Tensor) -> Tensor:
@@ -376,7 +374,7 @@ def _torso_depth(person: Person, x: Tensor, y: Tensor) -> Tensor:
     return torch.lerp(neck, chest.clamp(min=-0.15), blend)
 
 
-def _torso(person: Person, views: _Views, count: int, generator: torch.Generator) -> _Part:
+def _torso(person: Person, views: _Views, count: int, generator: torch.Generator) -> Part:
     """Set the mask's pixels that are no head on the generic surface, first from the reference view."""
     chin_y = float(person.lattice[CHIN, 1])
     pixels = int(np.count_nonzero(views.masks[0])) or 1
@@ -416,7 +414,7 @@ def _torso(person: Person, views: _Views, count: int, generator: torch.Generator
     depth_m = float(views.T_cam_torso[0, 2, 3])
     scale = 0.6 * step * depth_m / float(views.camera.K[0, 0])
     logits = ((chin_y - 0.03 - p[:, 1]) / 0.015).clamp(-4, 5)
-    return _Part(p, c, scale, logits, torch.full((len(p),), float("nan")))
+    return Part(p, c, scale, logits, torch.full((len(p),), float("nan")))
 
 
 def _without_head(person: Person, views: _Views, view: int) -> np.ndarray:
@@ -445,87 +443,3 @@ def _grid_pixels(free: np.ndarray, step: float, generator: torch.Generator) -> T
     column = uv[:, 0].long().clamp(0, width - 1)
     row = uv[:, 1].long().clamp(0, height - 1)
     return uv[torch.from_numpy(free)[row, column]]
-
-
-def _eyeball(
-    person: Person, views: _Views, side: int, count: int, generator: torch.Generator
-) -> _Part:
-    """Sample the eyeball behind the lids' opening, a little beyond it so that turning shows no gap."""
-    contour = person.lattice[torch.tensor(EYE_CONTOURS[side])]
-    centre = person.eyeballs[side]
-    middle = contour.mean(0)
-    radius = float(torch.linalg.norm(contour - centre, dim=1).median()) * 0.98
-    polygon = ((contour[:, :2] - middle[:2]) * 1.25).numpy().astype(np.float32)
-    low, high = torch.from_numpy(polygon.min(0)), torch.from_numpy(polygon.max(0))
-    drawn = torch.rand(count * 8, 2, generator=generator) * (high - low) + low
-    inside = [cv2.pointPolygonTest(polygon, (float(x), float(y)), False) >= 0 for x, y in drawn]
-    flat = drawn[torch.tensor(inside)][:count] + middle[:2]
-    offset = flat - centre[:2]
-    z = centre[2] + (radius**2 - (offset**2).sum(1)).clamp(min=(0.3 * radius) ** 2).sqrt()
-    points = torch.cat([flat, z[:, None]], 1)
-    uv, _ = views.project(points, views.T_cam_head[0])
-    area = float(np.prod((high - low).numpy())) * 0.7
-    scale = 0.6 * math.sqrt(area / max(1, len(points)))
-    zero = torch.zeros(len(points))
-    return _Part(points, views.sample(0, uv), scale, zero - 5, zero, eye=side)
-
-
-def _mouth(person: Person, count: int, generator: torch.Generator) -> _Part:
-    """Two rows of teeth and a dark cavity behind the lips."""
-    lips = person.lattice[torch.tensor(INNER_LIPS)]
-    middle = lips.mean(0)
-    half = float(lips[:, 0].max() - lips[:, 0].min()) / 2
-    rows = count // 3
-    u = torch.rand(3, rows, 2, generator=generator) * 2 - 1
-
-    def arch(u: Tensor, low_m: float, high_m: float, back_m: float) -> Tensor:
-        x = u[:, 0] * half * 0.9
-        y = low_m + (u[:, 1] + 1) / 2 * (high_m - low_m)
-        z = -back_m - 12.0 * x**2  # a dental arch: 6 mm further back at 22 mm aside
-        return torch.stack([x, y, z], 1) + middle
-
-    upper = arch(u[0], -0.003, 0.007, 0.007)
-    lower = arch(u[1], -0.010, -0.002, 0.009)
-    cavity = arch(u[2], -0.022, 0.010, 0.025)
-    colours = torch.tensor([[0.62, 0.54, 0.50], [0.55, 0.46, 0.43], [0.16, 0.07, 0.07]])
-    follow = torch.cat([torch.zeros(rows), torch.ones(rows), torch.full((rows,), 0.5)])
-    scale = 0.6 * math.sqrt(2 * half * 0.012 / rows)
-    points = torch.cat([upper, lower, cavity])
-    return _Part(
-        points, colours.repeat_interleave(rows, 0), scale, torch.full((3 * rows,), -5.0), follow
-    )
-
-
-def bind(person: Person, points: Tensor, follow: Tensor, eye: Tensor) -> Binding:
-    """Hang canonical points [N, 3] on the lattice.
-
-    ``follow`` NaN fades with the distance to the skin; a number stands, and then the point takes
-    the motion of the chin (that is how lower teeth know the jaw).
-    """
-    face = person.triangles
-    corners = person.lattice[face]
-    centroid = corners.mean(1)
-    triangle, _ = nearest_vertex(centroid, points)
-    fixed = ~torch.isnan(follow)
-    chin = int((face == CHIN).any(1).nonzero()[0, 0])
-    triangle[fixed] = chin
-    weights = barycentric_weights(corners[triangle], points)
-    at_chin = (face[chin] == CHIN).float()
-    weights[fixed] = at_chin
-    nearest = (corners[triangle] * weights[..., None]).sum(1)
-    distance = torch.linalg.norm(points - nearest, dim=1)
-    fade = torch.exp(-((distance / FOLLOW_RANGE_M) ** 2))
-    return Binding(triangle, weights, torch.where(fixed, follow.nan_to_num(), fade), eye)
-
-
-def barycentric_weights(corners: Tensor, points: Tensor) -> Tensor:
-    """Barycentric weights [n, 3] of the points [n, 3] nearest in triangles [n, 3, 3], held inside."""
-    a, b, c = corners.unbind(1)
-    ab, ac, ap = b - a, c - a, points - a
-    d00, d01, d11 = (ab * ab).sum(1), (ab * ac).sum(1), (ac * ac).sum(1)
-    d20, d21 = (ap * ab).sum(1), (ap * ac).sum(1)
-    determinant = (d00 * d11 - d01 * d01).clamp(min=1e-12)
-    v = (d11 * d20 - d01 * d21) / determinant
-    w = (d00 * d21 - d01 * d20) / determinant
-    weights = torch.stack([1 - v - w, v, w], 1).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avatar.checks import InputError
 from avatar.model.binding import Binding
-from avatar.rig.lattice import REGIONS
+from avatar.rig.lattice import REGIONS, lattice_table
 
 CHANNELS = 13
 """Channels of an offset: mean (3, head frame), quaternion (4), log scale (3), sRGB colour (3)."""
@@ -212,4 +212,6 @@ def inside_mouth(setup: Setup) -> Tensor:
     x, y, z = (setup.means - lips.mean(0)).unbind(1)
     behind = -z - 12.0 * x.square()  # the dental arch: 6 mm further back at 22 mm aside
     within = (x.abs() < half) & (y > -0.030) & (y < 0.015)
-    return within & (behind > 0.005) & (behind < 0.035) & (setup.binding.eye < 0)
+    within &= (behind > 0.005) & (behind < 0.035) & (setup.binding.eye < 0)
+    # What hangs on jaw or tongue says so; older avatars have no such triangles.
+    return within | (setup.binding.triangle >= len(lattice_table().triangles))
