@@ -38,7 +38,7 @@ def make_avatar(gaussians: int = 300, seed: int = 0):
 
     from avatar.model.avatar import Avatar, Person
     from avatar.model.binding import HEAD, MOUTH, TORSO
-    from avatar.model.create import bind
+    from avatar.model.create_features import bind
     from avatar.model.deformers.blendshapes import BlendshapeDeformer
     from avatar.rig.arkit import ARKIT_NAMES
     from avatar.rig.lattice import eyeball_centres, lattice_table

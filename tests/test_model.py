@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
-from avatar.model.create import barycentric_weights
+from avatar.model.create_features import barycentric_weights
 from avatar.model.deformers import DEFORMERS
 from avatar.model.store import AVATAR_FORMAT, AVATAR_VERSION
 from avatar.raster import one_torch_thread, rasterize

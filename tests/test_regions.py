@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from avatar.model.avatar import Avatar
-from avatar.model.create import CHIN, EYE_CONTOURS, INNER_LIPS
+from avatar.model.create_features import CHIN, EYE_CONTOURS
+from avatar.model.mouth import INNER_LIPS
 from avatar.rotations import rigid, rotvec_to_matrix, transform_points
 from avatar.train.evaluate import EvaluateConfig, evaluate
 from avatar.train.loop import fit

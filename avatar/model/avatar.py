@@ -25,10 +25,11 @@ from avatar.model.store import (
     expand,
     from_version_1,
 )
+from avatar.model.stretch import Stretch
 from avatar.raster.cuda_pose import pose_cuda
 from avatar.raster.fused_reference import pose_reference
 from avatar.raster.posing import pose_native
-from avatar.rig.arkit import ARKIT_NAMES
+from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rotations import matrix_to_rotvec, quat_multiply
 from avatar.tensorfile import read_tensors, write_tensors
 from avatar.types import Camera, Gaussians, HeadState
@@ -39,17 +40,19 @@ FEATURES = len(ARKIT_NAMES) + 6 + 4 + 6
 shown to the network: they are the least certain of what is tracked, and with them held-out frames came
 out worse (docs/EXPLORATION.md)."""
 
+_JAW_OPEN, _MOUTH_CLOSE = ARKIT_INDEX["jawOpen"], ARKIT_INDEX["mouthClose"]
+
 
 @dataclass(frozen=True)
 class Person:
     """What the track knows about the person: fixed while the Gaussians are fitted."""
 
     lattice: Tensor
-    """[478, 3] neutral face, head frame, metres."""
+    """[V, 3] neutral face, head frame, metres: the 478 points, then any of ``avatar.model.mouth``."""
     basis: Tensor
-    """[E, 478, 3] displacement at coefficient 1, metres."""
+    """[E, V, 3] displacement at coefficient 1, metres."""
     triangles: Tensor
-    """[T, 3] int64 vertex indices of the lattice."""
+    """[T, 3] int64 vertex indices of the lattice: those of the skin, then any inside the mouth."""
     eyeballs: Tensor
     """[2, 3] centres, head frame, metres."""
     expression_names: tuple[str, ...]
@@ -140,6 +143,7 @@ class Avatar(nn.Module):
         self.expression_names = tuple(person.expression_names)
         self.fps = float(person.fps)
         self.header = dict(header or {})
+        self._stretch = Stretch(self.lattice, self.triangles)
         self.set_binding(binding)
         setup = Setup(
             features=FEATURES,
@@ -179,10 +183,20 @@ class Avatar(nn.Module):
         Poses are part of them because light stays while the head turns, hair and chin move with the
         head's attitude, and a shirt is no rigid body; they are taken relative to the rest pose.
         """
-        named = state.expression[: len(ARKIT_NAMES)]
+        named = self.feasible(state.expression)[: len(ARKIT_NAMES)]
         head = _moved(self.rest.T_world_head, state.T_world_head)
         torso = _moved(self.rest.T_world_torso, state.T_world_torso)
         return torch.cat([named, head, state.gaze.reshape(4), torso])
+
+    def feasible(self, expression: Tensor) -> Tensor:
+        """Return coefficients [E] as a face can have them.
+
+        ``mouthClose`` takes back what ``jawOpen`` does to the lips: beyond that it can shut lips that are
+        parted at rest, as far as was filmed, but not draw them up over the nose.
+        """
+        most = expression[_JAW_OPEN].clamp(min=0) + self.expression_high[_MOUTH_CLOSE].clamp(min=0)
+        shut = torch.minimum(expression[_MOUTH_CLOSE], most)
+        return torch.cat([expression[:_MOUTH_CLOSE], shut[None], expression[_MOUTH_CLOSE + 1 :]])
 
     def pose(self, state: HeadState) -> Gaussians:
         """Return the Gaussians of a single (unbatched) state, in the world.
@@ -224,18 +238,24 @@ class Avatar(nn.Module):
         if self.deformer.turns:
             turned = quat_multiply(offsets[:, 3:7], self.quats)
             offsets = torch.cat([offsets[:, :3], turned, offsets[:, 7:]], 1)
+        displacement = torch.einsum("e,evc->vc", self.feasible(state.expression), self.basis)
         inputs = {name: getattr(self, name) for name in GAUSSIAN_PARAMETERS} | {
             "offsets": offsets,
             "units": self.deformer.unit,
             "corners": self._corners,
             "corner_weights": self._corner_weights,
             "eye": self._eye,
-            "displacement": torch.einsum("e,evc->vc", state.expression, self.basis),
+            "displacement": displacement,
             "T_world_head": state.T_world_head,
             "T_world_torso": state.T_world_torso,
             "eye_turns": state.gaze - self.rest.gaze,
             "eye_centres": self.eyeballs,
         }
+        if (
+            not self.deformer.turns
+        ):  # a deformer that turns Gaussians with their triangle scales them too
+            growth = self._stretch.log_growth(displacement)[self.triangle] * self.follow
+            inputs["log_scales"] = self.log_scales + growth[:, None]
         # The kernel has no gradient to the state.
         of_state = torch.is_grad_enabled() and any(
             inputs[name].requires_grad

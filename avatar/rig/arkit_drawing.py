@@ -201,15 +201,25 @@ class Drawing:
 
     def jaw(self, turn: float, slide_mm: Move = (0.0, 0.0, 0.0), left_rad: float = 0.0) -> Tensor:
         """Move the jaw bone: turn it open about the hinge at the ears, slide it, swing it sideways."""
+        return self.on_jaw(self.neutral, turn, slide_mm, left_rad) * self.jaw_weight()[:, None]
+
+    def on_jaw(
+        self,
+        points: Tensor,
+        turn: float,
+        slide_mm: Move = (0.0, 0.0, 0.0),
+        left_rad: float = 0.0,
+    ) -> Tensor:
+        """Return how points [n, 3] that sit on the jaw bone itself move with it: [n, 3] metres."""
         ears = self.neutral[[454, 234]].mean(0)
         hinge = ears + self.neutral.new_tensor(HINGE_MM) * self.unit
-        arm = self.neutral - hinge
+        arm = points - hinge
         c, s = math.cos(turn), math.sin(turn)
         opening = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=torch.float64)
         c, s = math.cos(left_rad), math.sin(left_rad)
         swing = torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=torch.float64)
         moved = arm @ (swing @ opening).T + self.neutral.new_tensor(slide_mm) * self.unit
-        return (moved - arm) * self.jaw_weight()[:, None]
+        return moved - arm
 
     def narrowed(self) -> Tensor:
         """Draw the corners of the mouth and the cheeks in, as an open jaw stretches them: [478, 3]."""

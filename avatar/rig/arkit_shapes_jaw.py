@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from avatar.rig.arkit_drawing import LIP_CORNERS, LOWER_LIP, UPPER_FACE, UPPER_LIP, Drawing
+from avatar.rig.arkit_drawing import LIP_CORNERS, LOWER_LIP, UPPER_FACE, UPPER_LIP, Drawing, Move
 from avatar.rig.arkit_places import Place as P
 
 JAW_OPEN_RAD = math.radians(19.5)
@@ -14,9 +14,19 @@ JAW_OPEN_RAD = math.radians(19.5)
 5 cm between the teeth."""
 
 
+JAW_TURNS: dict[str, tuple[float, Move, float]] = {
+    "jawOpen": (JAW_OPEN_RAD, (0.0, 0.0, 0.0), 0.0),
+    # The joint slides down its slope as it slides forward.
+    "jawForward": (0.0, (0.0, -2.5, 9.0), 0.0),
+    "jawLeft": (0.0, (4.0, 0.0, 0.0), math.radians(3.0)),
+    "jawRight": (0.0, (-4.0, 0.0, 0.0), -math.radians(3.0)),
+}
+"""How the bone moves: turn open in radians, slide in millimetres, swing to the left in radians."""
+
+
 def jaw_shapes(draw: Drawing) -> dict[str, Tensor]:
     """Draw the jaw's left and symmetric shapes: name to [478, 3] metres."""
-    jaw_open = draw.jaw(JAW_OPEN_RAD) + draw.narrowed()
+    jaw_open = draw.jaw(*JAW_TURNS["jawOpen"]) + draw.narrowed()
     # mouthClose holds the lips where they rest while the jaw below them stays open.
     stay = {point: 1.0 for point in (*LOWER_LIP, *UPPER_LIP, *LIP_CORNERS)}
     stay |= {P.LIP_BELOW: 0.75, P.CHIN_BOSS: 0.45, P.CHIN: 0.3, P.CHIN_LOW: 0.2, P.CHIN_TIP: 0.1}
@@ -36,8 +46,7 @@ def jaw_shapes(draw: Drawing) -> dict[str, Tensor]:
     )
     return {
         "jawOpen": jaw_open,
-        # The joint slides down its slope as it slides forward.
-        "jawForward": draw.jaw(0.0, (0.0, -2.5, 9.0)),
-        "jawLeft": draw.jaw(0.0, (4.0, 0.0, 0.0), math.radians(3.0)),
+        "jawForward": draw.jaw(*JAW_TURNS["jawForward"]),
+        "jawLeft": draw.jaw(*JAW_TURNS["jawLeft"]),
         "mouthClose": -close[:, None] * jaw_open,
     }

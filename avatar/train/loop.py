@@ -28,6 +28,7 @@ from avatar.train.densify import Plan, apply_plan, densify_steps, plan_densifica
 from avatar.train.frames import FrameStore, training_frames
 from avatar.train.hidden import find_hidden, look_steps, witnesses
 from avatar.train.memory import available_bytes, cache_bytes, out_of_memory_said
+from avatar.train.placement import Placement
 from avatar.train.rollback import (
     LOSS_LIMIT,
     MOST_ROLLBACKS,
@@ -96,6 +97,7 @@ class Trainer:
         )
         # Training rows that the deformer has yet to step on, with the gradients of their blends [N, 13].
         self._pending: list[tuple[int, Tensor]] = []
+        self._placement = Placement()
         self.step, self.seconds, self._psnr = 0, 0.0, math.nan
         self.rollbacks = 0
         self._order = torch.empty(0, dtype=torch.long)
@@ -290,6 +292,7 @@ class Trainer:
 
     def _apply(self, row: int, blend_gradient: Tensor | None) -> None:
         self.adam.step()
+        self._placement.hold(self.avatar)
         self.adam.zero_grad(set_to_none=True)
         if blend_gradient is not None:
             self._pending.append((row, blend_gradient))

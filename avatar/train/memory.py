@@ -11,7 +11,8 @@ import cv2
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
-from avatar.model.create import VIEW_SIDE, CreateConfig
+from avatar.model.create import CreateConfig
+from avatar.model.create_views import VIEW_SIDE
 from avatar.model.deform import CHANNEL_UNITS
 from avatar.train.config import TrainConfig
 from avatar.train.frames import CACHE_BYTES

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avatar.model.create import CHIN, EYE_CONTOURS
+from avatar.model.create_features import CHIN, EYE_CONTOURS
 from avatar.rig.lattice import REGIONS, deform
 from avatar.rotations import transform_points
 from avatar.types import Camera, HeadState
