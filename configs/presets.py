@@ -25,7 +25,7 @@ PRESETS: dict[str, TrainConfig] = {
     "draft": TrainConfig(),
     # Twice the steps and more Gaussians.
     "standard": TrainConfig(
-        steps=5000,
+        steps=4800,
         max_side=1024,
         max_frames=1000,
         create=CreateConfig(face=12_000, hair=8000, torso=9000),

@@ -31,6 +31,8 @@ BELOW_COARSER = 1.5
 """There Gaussians stand so much further apart, and are so much larger."""
 BEHIND_COARSER = 2.5
 """The same for those that the capture's views do not see."""
+BEHIND_SIGMA = 0.75
+"""Their standard deviation, in distances between them."""
 BACKING_M = 0.025
 """Distance of the surface that backs neck and chest."""
 BEHIND_M = 0.09
@@ -113,9 +115,10 @@ def _behind_surface(
     The fit closes gaps between Gaussians only as its own views see them; from aside there are others, and
     what stands behind them must not be the background.
     """
+    width = 2 * round(2 * BEHIND_SIGMA * step) + 1
     free = (views.masks[0] > 127) & _without_head_rows(surface.chin_y, views)
     uv = grid_pixels(
-        cv2.erode(free.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0, step, generator
+        cv2.erode(free.astype(np.uint8), np.ones((width, width), np.uint8)) > 0, step, generator
     )
     points = surface.meet(uv, views, 0)
     eye = invert_rigid(views.T_cam_torso[0])[:3, 3]
@@ -155,7 +158,8 @@ def _behind_edge(
     which = torch.randint(0, len(uv), (count,), generator=generator)
     depth = torch.rand(count, generator=generator) * BEHIND_M * 0.98
     # A quarter of a circle: it leaves the outline straight backwards and ends going inwards.
-    aside = BEHIND_M - (BEHIND_M**2 - depth**2).sqrt()
+    # Two standard deviations further in, or the Gaussians themselves would show.
+    aside = BEHIND_M - (BEHIND_M**2 - depth**2).sqrt() + 2 * BEHIND_SIGMA * step * pixels_m
     start = surface.meet(uv[which] + inward[which], views, 0)
     R = views.T_cam_torso[0, :3, :3].T
     eye = invert_rigid(views.T_cam_torso[0])[:3, 3]
@@ -223,7 +227,7 @@ def torso(person: Person, views: Views, count: int, generator: torch.Generator) 
     ):
         points.append(more)
         colours.append(their_colours)
-        scales.append(torch.full((len(more),), 0.75 * wide * pixels_m))
+        scales.append(torch.full((len(more),), BEHIND_SIGMA * wide * pixels_m))
     p, c, scale = torch.cat(points), torch.cat(colours), torch.cat(scales)
     logits = ((chin_y - 0.03 - p[:, 1]) / 0.015).clamp(-4, 5)
     nan = torch.full((len(p),), float("nan"))

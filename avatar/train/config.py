@@ -44,7 +44,7 @@ class DensifyConfig:
     """Number of rounds between the two."""
     growth: float = 0.08
     """Share of Gaussians split in a round."""
-    maximum: int = 28_000
+    maximum: int = 32_000
     """Gaussians at most."""
     prune_opacity: float = 0.01
     """Gaussians fainter than this are taken away in a round."""
@@ -54,7 +54,7 @@ class DensifyConfig:
 class TrainConfig:
     """How an avatar is fitted to a capture."""
 
-    steps: int = 2500
+    steps: int = 1900
     """Optimisation steps, one frame each."""
     seed: int = 0
     """Seed of all randomness; with one thread count, the same seed gives the same avatar."""
