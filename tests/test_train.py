@@ -20,7 +20,8 @@ from conftest import of_kind
 from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.model.avatar import FEATURES, GAUSSIAN_PARAMETERS, Avatar
-from avatar.model.create import VIEW_SIDE, _Views, describe_person, hull
+from avatar.model.create import describe_person, hull
+from avatar.model.create_views import VIEW_SIDE, Views
 from avatar.train.checkpoint import checkpoints, load_newest, save_checkpoint
 from avatar.train.densify import plan_densification, shown_share
 from avatar.train.evaluate import EvaluateConfig, evaluate
@@ -249,7 +250,7 @@ def test_an_avatar_is_laid_out_from_bounded_pictures(small_capture, large_captur
     frames = torch.arange(0, 48, 6)
     surfaces, colours = [], []
     for capture in (small_capture, large_capture):
-        views = _Views(capture, frames)
+        views = Views(capture, frames)
         assert max(views.pictures.shape[1:3]) == min(VIEW_SIDE, capture.width)
         assert views.masks.shape == views.pictures.shape[:3]
         assert views.camera.width == views.masks.shape[2]

@@ -86,6 +86,7 @@ def test_a_browser_sees_the_avatar_form(watched):
 
 
 def test_without_a_browser_nothing_is_copied(watched):
+    wait_for(lambda: watched.step > 10)  # what is shown first is on stage by then
     version = watched.view.app.stage.moment.version
     begun = watched.step
     wait_for(lambda: watched.step > begun + 100)

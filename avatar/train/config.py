@@ -72,7 +72,7 @@ class TrainConfig:
     """Frames whose gradients the deformer takes in one step; the Gaussians step at every frame."""
     offset_decay: float = 0.0
     """Weight of the mean square of the offsets that a frame uses."""
-    scale_limit_m: float = 0.012
+    scale_limit_m: float = 0.01
     """Standard deviations above this many metres are pulled back."""
     random_background: float = 1.0
     """Share of the steps, drawn at random, whose picture is composed on a random colour, not white:

@@ -295,7 +295,9 @@ class Trainer:
         self._placement.hold(self.avatar)
         # A term of the loss pulls large ones back; a few are pulled the other way harder and explode.
         with torch.no_grad():
-            self.avatar.log_scales.clamp_(max=math.log(self.config.scale_limit_m))
+            scales = self.avatar.log_scales
+            limited = scales.clamp(max=math.log(self.config.scale_limit_m))
+            scales.copy_(torch.where(self._hidden[:, None], scales, limited))
         self.adam.zero_grad(set_to_none=True)
         if blend_gradient is not None:
             self._pending.append((row, blend_gradient))
