@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ FEATURES = len(ARKIT_NAMES) + 6 + 4 + 6
 (4), torso rotation and translation (3 + 3). The person's residual shapes move the lattice but are not
 shown to the network: they are the least certain of what is tracked, and with them held-out frames came
 out worse (docs/EXPLORATION.md)."""
+
+LARGEST_M = 0.0115
+"""No posed Gaussian is larger, one standard deviation: offsets and growth that add up where nothing was
+filmed would make dabs of a quarter of the head."""
 
 _JAW_OPEN, _MOUTH_CLOSE = ARKIT_INDEX["jawOpen"], ARKIT_INDEX["mouthClose"]
 
@@ -263,7 +267,8 @@ class Avatar(nn.Module):
         )
         kernels = {"cpu": pose_native, "cuda": pose_cuda}
         pose = pose_reference if of_state else kernels[self.means.device.type]
-        return Gaussians(*pose(**inputs))
+        posed = Gaussians(*pose(**inputs))
+        return replace(posed, scales=posed.scales.clamp(max=LARGEST_M))
 
     def save(self, path: Path, *, exact: bool = False) -> None:
         """Write the .avatar file atomically; equal avatars give equal bytes.
