@@ -49,8 +49,6 @@ EDGE_DENSITY = 2.5
 VOXEL_M = 0.006
 TORSO_BELOW_CHIN_M = 0.02
 """How far below the chin the torso begins for its own branch of the deformer."""
-HIDDEN_INSIDE = 1.5
-"""How far below the hull those stand, in their standard deviations."""
 HIDDEN_DENSITY = 0.2
 """Density of Gaussians where no view looks at the hull, as a share of where one does."""
 # The hull is only trusted inside a generous head: without side views it is a cone without end.
@@ -328,10 +326,7 @@ def _hair(person: Person, views: Views, count: int, generator: torch.Generator) 
     if (~hidden).any():  # what no view sees takes the colour of the hair that one does
         high = ~hidden & (points[:, 1] > points[:, 1].median())
         colours[hidden] = colours[high if high.any() else ~hidden].median(0).values
-    # The fit leaves alone what no view sees, so that must close the back of the head as it stands. A
-    # hull is too large where nothing carves it, so those stand inside of it by more than their own size.
+    # The fit leaves alone what no view sees, so that must close the back of the head as it stands.
     scale = 0.6 * VOXEL_M * (weight.sum() / weight[index] / count).sqrt()
-    inside = (HIDDEN_INSIDE * scale * hidden)[:, None]
-    points = points - inside * normals[index]
     nan = torch.full((count,), float("nan"))
     return Part(points, colours, scale, torch.full((count,), -4.0), nan)
