@@ -93,11 +93,12 @@ def test_an_interrupted_fit_resumes_to_the_same_avatar_bit_for_bit(small_capture
 def test_a_run_killed_before_its_first_checkpoint_starts_over_with_a_clean_log(
     small_capture, tmp_path
 ):
-    for report in Trainer(small_capture, tmp_path / "me.run", QUICK).steps():
+    config = replace(QUICK, checkpoint_seconds=1e6)  # none on a slow machine either
+    for report in Trainer(small_capture, tmp_path / "me.run", config).steps():
         if report.step == 30:  # past the first line of the log, before any checkpoint
             break
     assert not checkpoints(tmp_path / "me.run" / "checkpoints")
-    fit(small_capture, tmp_path / "me.run", QUICK, resume=True)
+    fit(small_capture, tmp_path / "me.run", config, resume=True)
     lines = (tmp_path / "me.run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(x)["step"] for x in lines] == [25, 40]
 

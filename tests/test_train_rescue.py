@@ -168,7 +168,7 @@ def test_rates_far_too_high_end_in_one_sentence_after_three_returns(small_captur
 
 def test_lower_rates_rescue_a_fit_whose_rates_are_too_high(small_capture, tmp_path):
     """Without any poison: the rate itself blows it up, and the halved ones do not."""
-    rates = replace(QUICK.rates, colours=200.0)
+    rates = replace(QUICK.rates, colours=500.0)
     avatar = fit(small_capture, tmp_path, replace(SLOW_TO_SAVE, rates=rates))
     assert 1 <= len(events(tmp_path)) <= MOST_ROLLBACKS
     assert spoilt(dict(avatar.state_dict())) is None
