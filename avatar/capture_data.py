@@ -172,6 +172,12 @@ def _range(value: Any, frames: int) -> tuple[int, int]:
     return first, last
 
 
+def on_white(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Set a picture uint8 [H, W, 3] on white by its mask uint8 [H, W]: float32 [H, W, 3] in [0, 1]."""
+    alpha = mask[..., None].astype(np.float32) / 255
+    return picture.astype(np.float32) / 255 * alpha + (1 - alpha)
+
+
 class Capture:
     """An opened capture folder. Frames are read when asked for; nothing is kept in memory."""
 
@@ -291,9 +297,8 @@ class Capture:
 
         Picture and mask are averaged down each for itself, as training pictures are.
         """
-        alpha = self.mask(frame, camera, size=size)[..., None].astype(np.float32) / 255
-        picture = self.frame(frame, camera, size=size)
-        return picture.astype(np.float32) / 255 * alpha + (1 - alpha)
+        picture, mask = self.frame(frame, camera, size=size), self.mask(frame, camera, size=size)
+        return on_white(picture, mask)
 
     def _reduced(self, path: Path, size: tuple[int, int]) -> np.ndarray | None:
         """Decode a picture with ``REDUCED_ROOM`` over ``size``; None where that takes all of it."""

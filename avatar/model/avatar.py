@@ -80,9 +80,9 @@ GAUSSIAN_PARAMETERS = ("means", "quats", "log_scales", "logit_opacities", "colou
 class Avatar(nn.Module):
     """A person as Gaussians that move with a ``HeadState``.
 
-    ``pose`` is a pure function of the state, ``pose_batch`` its like for many. Raw parameters live in the head frame at the neutral
-    expression; ``pose`` adds the lattice's displacement, the learned offsets and the rigid motion of
-    head, torso and eyeballs.
+    ``pose`` is a pure function of the state, ``pose_batch`` its like for many. Raw parameters live in
+    the head frame at the neutral expression; ``pose`` adds the lattice's displacement, the learned
+    offsets and the rigid motion of head, torso and eyeballs.
     """
 
     means: nn.Parameter
@@ -255,9 +255,8 @@ class Avatar(nn.Module):
             "eye_turns": state.gaze - self.rest.gaze,
             "eye_centres": self.eyeballs,
         }
-        if (
-            not self.deformer.turns
-        ):  # a deformer that turns Gaussians with their triangle scales them too
+        # A deformer that turns Gaussians with their triangle scales them too.
+        if not self.deformer.turns:
             growth = self._stretch.log_growth(displacement)[self.triangle] * self.follow
             inputs["log_scales"] = self.log_scales + growth[:, None]
         # The kernel has no gradient to the state.

@@ -73,17 +73,20 @@ class _Torso:
 
     def meet(self, uv: Tensor, views: Views, view: int) -> Tensor:
         """Return where [n, 3] the rays of a view's pixels [n, 2] meet the surface, torso frame."""
-        K, T_torso_cam = views.camera.K, invert_rigid(views.T_cam_torso[view])
-        rays = torch.cat([(uv - K[:2, 2]) / K.diag()[:2], torch.ones(len(uv), 1)], 1)
-        direction = rays @ T_torso_cam[:3, :3].T
-        origin = T_torso_cam[:3, 3]
         z = torch.zeros(len(uv))
-        for _ in range(
-            6
-        ):  # fixed point, damped: the ray meets a surface that slopes little along it
-            p = origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
+        # Fixed point, damped: the ray meets a surface that slopes little along it.
+        for _ in range(6):
+            p = _at_depth(uv, z, views, view)
             z = torch.lerp(z, self.depth(p[:, 0], p[:, 1]), 0.7)
-        return origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
+        return _at_depth(uv, z, views, view)
+
+
+def _at_depth(uv: Tensor, z: Tensor, views: Views, view: int) -> Tensor:
+    """Return where [n, 3] the rays of a view's pixels [n, 2] reach depth z [n], torso frame."""
+    K, T_torso_cam = views.camera.K, invert_rigid(views.T_cam_torso[view])
+    rays = torch.cat([(uv - K[:2, 2]) / K.diag()[:2], torch.ones(len(uv), 1)], 1)
+    direction, origin = rays @ T_torso_cam[:3, :3].T, T_torso_cam[:3, 3]
+    return origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
 
 
 def _torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
@@ -95,10 +98,7 @@ def _torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
         return level
     top = free.argmax(0)[columns]
     uv = torch.from_numpy(np.stack([columns + 0.5, top + 0.5], 1)).float()
-    K, T_torso_cam = views.camera.K, invert_rigid(views.T_cam_torso[0])
-    rays = torch.cat([(uv - K[:2, 2]) / K.diag()[:2], torch.ones(len(uv), 1)], 1)
-    direction, origin = rays @ T_torso_cam[:3, :3].T, T_torso_cam[:3, 3]
-    p = origin + direction * ((SHOULDER_Z_M - origin[2]) / direction[:, 2])[:, None]
+    p = _at_depth(uv, torch.full((len(uv),), SHOULDER_Z_M), views, 0)
     # At the neck the mask's edge is neck, and above the chin it is hair; the line goes straight across.
     p = p[(p[:, 0].abs() > 0.085) & (p[:, 1] < chin_y - 0.01)]
     if len(p) < 8:
@@ -116,7 +116,7 @@ def _behind_surface(
     what stands behind them must not be the background.
     """
     width = 2 * round(2 * BEHIND_SIGMA * step) + 1
-    free = (views.masks[0] > 127) & _without_head_rows(surface.chin_y, views)
+    free = (views.masks[0] > 127) & _below_chin(surface.chin_y, views)
     uv = grid_pixels(
         cv2.erode(free.astype(np.uint8), np.ones((width, width), np.uint8)) > 0, step, generator
     )
@@ -143,7 +143,7 @@ def _behind_edge(
         Points [n, 3] in the torso frame and their colours [n, 3].
     """
     mask = (views.masks[0] > 127).astype(np.uint8)
-    below = _without_head_rows(surface.chin_y, views)
+    below = _below_chin(surface.chin_y, views)
     inner = cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=(1.0,))
     rows, columns = np.nonzero((mask > inner) & below)
     if len(rows) == 0:
@@ -171,7 +171,7 @@ def _behind_edge(
     return points[keep], views.sample(0, uv[which] + 3 * inward[which])[keep]
 
 
-def _without_head_rows(chin_y: float, views: Views) -> np.ndarray:
+def _below_chin(chin_y: float, views: Views) -> np.ndarray:
     """Which pixels [H, W] of the reference view lie below the chin."""
     chin, _ = views.project(torch.tensor([[0.0, chin_y, 0.0]]), views.T_cam_torso[0])
     rows = np.arange(views.masks.shape[1]) > float(chin[0, 1])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avatar.capture_data import Capture, shrunk
+from avatar.capture_data import Capture, on_white, shrunk
 from avatar.checks import InputError
 from avatar.model.avatar import Avatar
 from avatar.raster import rasterize
@@ -208,7 +208,7 @@ def measure_view(
         if not track.valid[frame]:
             continue
         filmed, mask = shrunk(filmed, size), shrunk(mask, size)
-        truth = _on_white(filmed, mask)
+        truth = torch.from_numpy(on_white(filmed, mask))
         with torch.no_grad():
             image = rasterize(avatar.pose(states[frame]), camera, background=white).rgb.clamp(0, 1)
         values = {"psnr": psnr(image, truth), "ssim": ssim(image, truth)}
@@ -237,8 +237,3 @@ def measure_view(
         **means,
         "regions": regions.result(),
     }
-
-
-def _on_white(picture: np.ndarray, mask: np.ndarray) -> torch.Tensor:
-    alpha = mask[..., None].astype(np.float32) / 255
-    return torch.from_numpy(picture.astype(np.float32) / 255 * alpha + (1 - alpha))
