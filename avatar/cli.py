@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import Literal
 
 import tyro
 from rich.markup import escape
@@ -17,11 +16,13 @@ from rich.markup import escape
 from avatar.checks import InputError
 from avatar.cli_bench import JsonFile, bench, write_json_file
 from avatar.cli_common import (
+    CameraName,
     Deformer,
     Device,
     OptionalOutput,
     Output,
     Preset,
+    UsageError,
     captured_clip,
     copy_file,
     driving_source,
@@ -31,15 +32,12 @@ from avatar.cli_common import (
     train_config,
 )
 from avatar.cli_eval import capture_of, evaluate_run
+from avatar.cli_export import export
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console
 
 app = tyro.extras.SubcommandApp()
-
-
-class UsageError(Exception):
-    """The options do not go together in a way that tyro cannot see; ends with exit code 2."""
 
 
 @app.command
@@ -285,7 +283,7 @@ def render(
     /,
     output: Output,
     drive: str = "self",
-    camera: Literal["front", "orbit", "capture"] = "capture",
+    camera: CameraName = "capture",
     size: tuple[int, int] | None = None,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     frames: int | None = None,
@@ -297,7 +295,8 @@ def render(
         output: the video to write (mp4).
         drive: what moves it: self (the captured motion), another capture folder or clip (another person's
             motion, carried over), or a .csv / .json file of ARKit weights.
-        camera: the capture's own view, a view square before the face, or an orbit around it.
+        camera: the capture's own view, a view square before the face, an orbit from side to side, or all
+            the way round.
         size: width and height in pixels; the capture's where not given.
         background: red, green and blue from 0 to 1.
         frames: frames at most; all where not given.
@@ -351,33 +350,8 @@ def view(
     )
 
 
-@app.command
-def export(
-    avatar: tyro.conf.Positional[Path],
-    /,
-    output: Output,
-    format: Literal["ply"] = "ply",
-) -> None:
-    """Write an avatar in another program's format, at its neutral expression.
-
-    Args:
-        avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
-        output: the file to write.
-        format: ply is the layout of 3D Gaussian Splatting that public viewers open.
-    """
-    import torch
-
-    from avatar.export.ply import write_ply
-
-    model, _ = open_avatar(avatar)
-    with torch.no_grad():
-        write_ply(output, model.pose(model.rest))
-    console.print(f"{output}: {len(model)} Gaussians")
-
-
+app.command(name="export")(export)
 app.command(name="bench")(bench)
-
-
 app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
 

@@ -24,7 +24,12 @@ Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 Preset = Literal["smoke", "draft", "standard", "overnight"]
 Device = Literal["auto", "cpu", "cuda"]
+CameraName = Literal["front", "orbit", "turntable", "capture"]
 Deformer = Literal["blendshapes", "rigid", "latent", "branches", "uvmap"]
+
+
+class UsageError(Exception):
+    """The options do not go together in a way that tyro cannot see; ends with exit code 2."""
 
 
 def train_config(preset: Preset, steps: int | None, seed: int, deformer: Deformer) -> TrainConfig:

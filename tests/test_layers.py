@@ -32,6 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_bench": {"avatar", "capture", "configs"},
     "avatar.cli_common": {"avatar", "capture", "configs"},
     "avatar.cli_eval": {"avatar", "capture"},
+    "avatar.cli_export": {"avatar"},
+    "avatar.cli_export_formats": {"avatar"},
     "avatar.cli_fit": {"avatar", "configs", "viewer"},
     "avatar.cli_tools": {"avatar", "capture"},
     "avatar": set(),

@@ -19,18 +19,21 @@ from avatar.types import Camera, HeadState, Progress, Reporter, ignore_progress
 CameraPath = Callable[[int, int], Camera]
 """Takes a frame's index and the number of frames (0 if unknown), returns the frame's camera."""
 
+CameraName = Literal["capture", "front", "orbit", "turntable"]
+
 ORBIT_DEG = 35.0
 """How far the orbit goes to either side; one camera saw little of what lies beyond."""
 ORBIT_PERIOD_S = 8.0
 
 
 def camera_path(
-    name: Literal["capture", "front", "orbit"], avatar: Avatar, size: tuple[int, int] | None = None
+    name: CameraName, avatar: Avatar, size: tuple[int, int] | None = None
 ) -> CameraPath:
     """Return a camera path by its name.
 
     ``capture`` is the capture's own view; ``front`` stands square before the head at rest;
-    ``orbit`` swings about it from side to side.
+    ``orbit`` swings about it from side to side; ``turntable`` goes all the way round, once in the
+    same time.
 
     Args:
         name: which path.
@@ -39,6 +42,8 @@ def camera_path(
     """
     if name == "orbit":
         return orbit_path(avatar, size)
+    if name == "turntable":
+        return turntable_path(avatar, size)
     camera = fitted(avatar.camera, size) if name == "capture" else front_camera(avatar, size)
 
     def still(frame: int, total: int) -> Camera:
@@ -54,7 +59,7 @@ def orbit_path(
     period_s: float = ORBIT_PERIOD_S,
     swing_deg: float = ORBIT_DEG,
 ) -> CameraPath:
-    """Return a turntable: from the front to the subject's left, to the right and back, and again.
+    """Return a swing: from the front to the subject's left, to the right and back, and again.
 
     Args:
         avatar: who is looked at.
@@ -66,6 +71,25 @@ def orbit_path(
     def camera_at(frame: int, total: int) -> Camera:
         phase = 2 * math.pi * frame / (period_s * avatar.fps)
         return front_camera(avatar, size, math.radians(swing_deg) * math.sin(phase))
+
+    return camera_at
+
+
+def turntable_path(
+    avatar: Avatar, size: tuple[int, int] | None = None, *, period_s: float = ORBIT_PERIOD_S
+) -> CameraPath:
+    """Return a full turn about the head, beginning in front and going to the subject's left.
+
+    What one camera never saw, such as the back of the head, is as the avatar has it.
+
+    Args:
+        avatar: who is looked at.
+        size: width and height of the picture in pixels; None for the capture's.
+        period_s: seconds for one turn, at the avatar's frame rate.
+    """
+
+    def camera_at(frame: int, total: int) -> Camera:
+        return front_camera(avatar, size, 2 * math.pi * frame / (period_s * avatar.fps))
 
     return camera_at
 
@@ -97,6 +121,31 @@ def render_states(
         with torch.no_grad():
             picture = rasterize(avatar.pose(state), path(frame, count), background=colour).rgb
             shown = _to_bytes(picture)
+        report(Progress("render", frame + 1, count))
+        yield shown
+
+
+def render_cutouts(
+    avatar: Avatar,
+    states: Iterable[HeadState],
+    path: CameraPath,
+    *,
+    total: int | None = None,
+    report: Reporter = ignore_progress,
+) -> Iterator[np.ndarray]:
+    """Yield one picture a state as ``render_states`` does, but before nothing: uint8 [H, W, 4].
+
+    Alpha is straight: a colour over any background B is alpha * rgb + (1 - alpha) * B. Where alpha is
+    0 the colour is black.
+    """
+    count = total if total is not None else len(states) if isinstance(states, Sized) else 0
+    for frame, state in enumerate(states):
+        with torch.no_grad():
+            drawn = rasterize(avatar.pose(state), path(frame, count))
+            alpha = drawn.alpha[..., None].clamp(0, 1)
+            # What is drawn over nothing holds the colours times alpha.
+            straight = drawn.rgb / alpha.clamp_min(1e-6)
+            shown = _to_bytes(torch.cat([torch.where(alpha > 0.5 / 255, straight, 0.0), alpha], 2))
         report(Progress("render", frame + 1, count))
         yield shown
 

@@ -1,0 +1,153 @@
+"""Numbered files in a folder that appears when all of them are there; motion at another rate."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from avatar.checks import InputError
+from avatar.export.splat_common import naming_path
+from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
+from avatar.tensorfile import atomic_path
+from avatar.types import HeadState
+
+_NUMBERED = re.compile(r"\d{6,}\.[a-z.]+")
+
+
+def numbered(frame: int, suffix: str) -> str:
+    """Return a frame's file name: ``000012.png``."""
+    return f"{frame:06d}{suffix}"
+
+
+@contextmanager
+def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` that becomes ``path`` when the block ends well.
+
+    On any error, Ctrl-C included, it is removed and what stood at ``path`` is as it was.
+
+    Args:
+        path: the folder to make; its parent must exist.
+        overwrite: replace a folder that is not empty. Only one of numbered files is replaced: a
+            folder that holds anything else was not made here, and is never deleted.
+
+    Raises:
+        InputError: ``path`` is a file, or a folder that must not be replaced, or cannot be written.
+        OSError: the disk is full.
+    """
+    path = Path(path)
+    with naming_path(path):
+        _check_replaceable(path, overwrite)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        with naming_path(path):
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(
+                temporary, 0o777 & ~umask
+            )  # mkdtemp makes 0700; a result is an ordinary folder
+            _put_in_place(temporary, path, overwrite)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir() or path.is_symlink():
+        raise InputError(f"{path} is no folder, but a folder of frames goes there. Name another.")
+    names = sorted(entry.name for entry in path.iterdir())
+    if names and not overwrite:
+        raise InputError(
+            f"{path} is a folder that is not empty ({names[0]}). Name another folder with -o, or give "
+            "--overwrite to replace it."
+        )
+    strange = [name for name in names if not _NUMBERED.fullmatch(name)]
+    if strange:
+        raise InputError(
+            f"{path} holds {strange[0]}, which is no frame of a sequence, so --overwrite would delete "
+            "what was not exported. Name another folder with -o."
+        )
+
+
+def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Rename the finished folder over ``path``, moving what stood there aside first."""
+    _check_replaceable(path, overwrite)  # once more: rendering took its time
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        os.replace(path, aside)  # over a folder that is empty
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            os.replace(aside, path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a picture uint8 [H, W, 3] sRGB or [H, W, 4] with straight alpha as PNG, atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+        OSError: the disk is full.
+    """
+    with naming_path(path), atomic_path(Path(path)) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def at_rate(states: HeadState, fps: float, wanted_fps: float) -> HeadState:
+    """Return a batch of states at another rate over the same time.
+
+    Coefficients, gaze and positions are linear in time between two states, rotations turn at
+    constant speed. The last state is kept where it falls on a frame of the new rate.
+
+    Args:
+        states: a batch of F states, at least one.
+        fps: their rate.
+        wanted_fps: the rate of the result.
+
+    Raises:
+        ValueError: no states, or a rate that is not positive.
+    """
+    if not len(states) or fps <= 0 or wanted_fps <= 0:
+        raise ValueError(
+            f"at_rate needs states and positive rates; got {len(states)} states, {fps} and "
+            f"{wanted_fps} frames/s."
+        )
+    if fps == wanted_fps:
+        return states
+    last = len(states) - 1
+    # The tolerance keeps a last frame that rounding would put just behind the end.
+    count = int(last / fps * wanted_fps + 1e-6) + 1
+    place = (torch.arange(count, dtype=torch.float64) * (fps / wanted_fps)).clamp(max=last)
+    a = place.floor().long()
+    b = (a + 1).clamp(max=last)
+    share = (place - a).to(states.expression.dtype)
+
+    def mix(values: torch.Tensor) -> torch.Tensor:
+        return torch.lerp(values[a], values[b], share.reshape(-1, *[1] * (values.ndim - 1)))
+
+    def mix_poses(T: torch.Tensor) -> torch.Tensor:
+        R_a, R_b = T[a, :3, :3], T[b, :3, :3]
+        turn = matrix_to_rotvec(R_a.transpose(-1, -2) @ R_b)
+        return rigid(R_a @ rotvec_to_matrix(share[:, None] * turn), mix(T[:, :3, 3]))
+
+    return HeadState(
+        mix(states.expression),
+        mix(states.gaze),
+        mix_poses(states.T_world_head),
+        mix_poses(states.T_world_torso),
+    )
