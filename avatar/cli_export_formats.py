@@ -326,7 +326,12 @@ def _captured_motion(job: Export, captured: Capture) -> tuple[FaceMotion, float]
         states = states[job.frame : job.frame + 1]
     elif job.fps is not None:
         states, fps = at_rate(states, fps, job.fps), job.fps
-    rest = describe_person(captured, track.valid.bool().nonzero()[:, 0]).rest
+    # The training frames alone, from which an avatar takes its rest too.
+    used = track.valid.bool().clone()
+    begin, end = captured.splits.train
+    used[:begin], used[end:] = False, False
+    seen = used if used.any() else track.valid.bool()
+    rest = describe_person(captured, seen.nonzero()[:, 0]).rest
     return motion_from_states(states[: job.frames], rest, fps), fps
 
 
@@ -381,7 +386,7 @@ FORMATS: dict[str, Format] = {
             "spz",
             (".spz",),
             "the same in Niantic's compressed form, a quarter of the size",
-            "Scaniverse, Spark (three.js), Babylon.js, Cesium, splat-transform, gsply",
+            "Scaniverse, Spark (three.js), Babylon.js, SuperSplat, splat-transform, gsply",
             _splats(_write_spz, ".spz", y_up="SPZ"),
         ),
         Format(
@@ -395,7 +400,7 @@ FORMATS: dict[str, Format] = {
             "glb",
             (".glb",),
             "the same in glTF 2.0 with KHR_gaussian_splatting; coloured points where unknown",
-            "three.js (GLTFGaussianSplatLoaderExtension), PlayCanvas, Cesium",
+            "three.js (GLTFGaussianSplatLoaderExtension), PlayCanvas",
             _splats(_write_glb, ".glb", y_up="glTF"),
         ),
         Format(

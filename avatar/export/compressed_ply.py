@@ -50,7 +50,7 @@ def write_compressed_ply(path: Path, gaussians: Gaussians) -> None:
         1,
     )
     bounds = np.concatenate([bound for _, bound in places], 1)
-    rest = raw.sh_rest[order].transpose(0, 2, 1).reshape(len(raw), -1)
+    rest = raw.rest_by_channel[order]
     header = [
         "ply",
         "format binary_little_endian 1.0",

@@ -28,7 +28,7 @@ def write_ply(path: Path, gaussians: Gaussians) -> None:
         OSError: the disk is full.
     """
     raw = raw_splats(gaussians)
-    rest = raw.sh_rest.transpose(0, 2, 1).reshape(len(raw), -1)
+    rest = raw.rest_by_channel
     groups = {
         "x y z": raw.means,
         "nx ny nz": np.zeros_like(raw.means),

@@ -57,6 +57,11 @@ class RawSplats:
         return len(self.means)
 
     @property
+    def rest_by_channel(self) -> np.ndarray:
+        """[N, 3 (S - 1)] ``sh_rest`` as PLY files hold it: red's coefficients, green's, blue's."""
+        return self.sh_rest.transpose(0, 2, 1).reshape(len(self), 3 * self.sh_rest.shape[1])
+
+    @property
     def colours(self) -> np.ndarray:
         """[N, 3] sRGB of the constant coefficient, not clamped."""
         return 0.5 + SH_C0 * self.sh0
