@@ -85,6 +85,8 @@ def _opened(job: Export) -> tuple[Avatar, Path]:
 
 def _with_expression(model: Avatar, states: HeadState, values: dict[str, float]) -> HeadState:
     """Return a batch of states with coefficients held at ``values``; eyeLook turns the eyes too."""
+    import torch
+
     from avatar.rig.gaze import gaze_of
 
     if not values:
@@ -93,7 +95,9 @@ def _with_expression(model: Avatar, states: HeadState, values: dict[str, float])
     for name, value in values.items():
         expression[:, model.expression_names.index(name)] = value
     looks = any(name.startswith("eyeLook") for name in values)
-    gaze = model.rest.gaze + gaze_of(expression) if looks else states.gaze
+    gaze = states.gaze
+    if looks:
+        gaze = model.rest.gaze + torch.stack([gaze_of(weights) for weights in expression])
     return replace(states, expression=expression, gaze=gaze)
 
 
