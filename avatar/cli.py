@@ -33,6 +33,7 @@ from avatar.cli_common import (
 )
 from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_export import export
+from avatar.cli_export_formats import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console
@@ -285,44 +286,46 @@ def render(
     drive: str = "self",
     camera: CameraName = "capture",
     size: tuple[int, int] | None = None,
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    background: tuple[float, float, float] | None = None,
     frames: int | None = None,
 ) -> None:
     """Let an avatar move and write the video.
 
     Args:
         avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
-        output: the video to write (mp4).
+        output: the video to write: .mp4, or .webm or .mov for one with transparency.
         drive: what moves it: self (the captured motion), another capture folder or clip (another person's
             motion, carried over), or a .csv / .json file of ARKit weights.
         camera: the capture's own view, a view square before the face, an orbit from side to side, or all
             the way round.
         size: width and height in pixels; the capture's where not given.
-        background: red, green and blue from 0 to 1.
+        background: red, green and blue from 0 to 1; white where not given.
         frames: frames at most; all where not given.
     """
-    from avatar.export.render import camera_path, render_states
-    from avatar.export.video import VideoWriter
+    from avatar.export.alpha_video import ALPHA_CODECS
 
     if frames is not None and frames < 1:
         raise InputError(f"--frames must be at least 1; got {frames}.")
+    transparent = output.suffix.lower() in ALPHA_CODECS
+    if transparent and background is not None:
+        raise InputError(
+            f"{output} is a video with transparency, which has no --background. Leave it out, or name "
+            "an .mp4."
+        )
     model, home = open_avatar(avatar)
     with ProgressDisplay() as report:
         source = driving_source(drive, model, home, output, frames, report)
-        pictures = render_states(
+        pictures = pictures_of(
             model,
             source.states(),
-            camera_path(camera, model, size),
-            background=background,
+            camera=camera,
+            size=size,
+            background=None if transparent else background or (1.0, 1.0, 1.0),
             total=len(source),
             report=report,
         )
-        with VideoWriter(
-            output, source.fps, audio=source.audio, audio_start_s=source.audio_start_s
-        ) as writer:
-            for picture in pictures:
-                writer.write(picture)
-    console.print(f"{output}: {writer.frames} frames at {source.fps:g} frames/s")
+        written = film(output, pictures, source.fps, source, transparent=transparent)
+    console.print(f"{output}: {written} frames at {source.fps:g} frames/s")
 
 
 @app.command

@@ -7,8 +7,7 @@ length; heavy packages are imported inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,6 +70,42 @@ class Motion:
     """A batch."""
     fps: float
     source: Source
+
+
+def pictures_of(
+    model: Avatar,
+    states: Iterable[HeadState],
+    *,
+    camera: CameraName,
+    size: tuple[int, int] | None,
+    background: tuple[float, float, float] | None,
+    total: int,
+    report: Any,
+) -> Iterator[Any]:
+    """Yield pictures uint8 [H, W, 3]; [H, W, 4] with straight alpha where there is no background."""
+    from avatar.export.render import camera_path, render_cutouts, render_states
+
+    path = camera_path(camera, model, size)
+    if background is None:
+        return render_cutouts(model, states, path, total=total, report=report)
+    return render_states(model, states, path, background=background, total=total, report=report)
+
+
+def film(
+    output: Path, pictures: Iterable[Any], fps: float, source: Source, *, transparent: bool
+) -> int:
+    """Write pictures as a video with the source's sound; return how many there were.
+
+    A transparent video is VP9 or ProRes by the output's suffix, any other H.264.
+    """
+    from avatar.export.alpha_video import AlphaVideoWriter
+    from avatar.export.video import VideoWriter
+
+    kind = AlphaVideoWriter if transparent else VideoWriter
+    with kind(output, fps, audio=source.audio, audio_start_s=source.audio_start_s) as video:
+        for picture in pictures:
+            video.write(picture)
+    return video.frames
 
 
 def _opened(job: Export) -> tuple[Avatar, Path]:
@@ -199,16 +234,11 @@ def _need_file(output: Path) -> None:
 
 
 def _pictures(job: Export, model: Avatar, states: HeadState) -> Iterator[Any]:
-    """Yield pictures uint8 [H, W, 3], or [H, W, 4] where the background is transparent."""
-    from avatar.export.render import camera_path, render_cutouts, render_states
-
-    path = camera_path(job.camera, model, job.size)
-    if job.background is None:
-        return render_cutouts(model, _each(states), path, total=len(states), report=job.report)
-    return render_states(
+    return pictures_of(
         model,
         _each(states),
-        path,
+        camera=job.camera,
+        size=job.size,
         background=job.background,
         total=len(states),
         report=job.report,
@@ -249,47 +279,35 @@ def _batch_of_one(state: HeadState) -> HeadState:
 
 
 def _mp4(job: Export) -> str:
-    from avatar.export.video import VideoWriter
-
     if job.background is None and job.background_named:
         raise InputError(
             "--background transparent: an mp4 (H.264) has no transparency. Export as webm or mov, or "
             "as a folder of png."
         )
-    _need_file(job.output)
-    colour = job.background or (1.0, 1.0, 1.0)
-    model, home = _opened(job)
-    motion = _motion(job, model, home)
-    with _sound_of(motion, VideoWriter, job.output) as video:
-        for picture in _pictures(replace(job, background=colour), model, motion.states):
-            video.write(picture)
-    return f"{video.frames} frames at {motion.fps:g} frames/s"
+    return _video(replace(job, background=job.background or (1.0, 1.0, 1.0)))
 
 
 def _alpha_video(job: Export) -> str:
-    from avatar.export.alpha_video import AlphaVideoWriter, alpha_codec
+    from avatar.export.alpha_video import alpha_codec
 
     if job.background is not None:
         raise InputError(
             f"{job.output.suffix} is exported for its transparency; for a background of one colour "
             "export as mp4."
         )
-    alpha_codec(job.output)
+    alpha_codec(job.output)  # said before the motion is opened
+    return f"{_video(job)}, with transparency"
+
+
+def _video(job: Export) -> str:
     _need_file(job.output)
     model, home = _opened(job)
     motion = _motion(job, model, home)
-    with _sound_of(motion, AlphaVideoWriter, job.output) as video:
-        for picture in _pictures(job, model, motion.states):
-            video.write(picture)
-    return f"{video.frames} frames at {motion.fps:g} frames/s, with transparency"
-
-
-@contextmanager
-def _sound_of(motion: Motion, writer: Any, output: Path) -> Iterator[Any]:
-    """Open a video for a motion, with the sound that belongs to it from its first frame on."""
-    start = motion.source.audio_start_s
-    with writer(output, motion.fps, audio=motion.source.audio, audio_start_s=start) as video:
-        yield video
+    pictures = _pictures(job, model, motion.states)
+    frames = film(
+        job.output, pictures, motion.fps, motion.source, transparent=job.background is None
+    )
+    return f"{frames} frames at {motion.fps:g} frames/s"
 
 
 def _arkit(job: Export) -> str:
@@ -383,14 +401,14 @@ FORMATS: dict[str, Format] = {
             "compressed-ply",
             (".compressed.ply",),
             "the same in PlayCanvas's chunks, a quarter of the size",
-            "SuperSplat, PlayCanvas, splat-transform, gsply",
+            "SuperSplat, PlayCanvas, Babylon.js, splat-transform, gsply",
             _splats(_write_compressed_ply, ".compressed.ply"),
         ),
         Format(
             "spz",
             (".spz",),
             "the same in Niantic's compressed form, a quarter of the size",
-            "Scaniverse, Spark (three.js), Babylon.js, SuperSplat, splat-transform, gsply",
+            "Scaniverse, Spark (three.js), Babylon.js, splat-transform, gsply",
             _splats(_write_spz, ".spz", y_up="SPZ"),
         ),
         Format(
@@ -404,7 +422,7 @@ FORMATS: dict[str, Format] = {
             "glb",
             (".glb",),
             "the same in glTF 2.0 with KHR_gaussian_splatting; coloured points where unknown",
-            "three.js (GLTFGaussianSplatLoaderExtension), PlayCanvas",
+            "three.js (GLTFGaussianSplatLoaderExtension), Babylon.js, PlayCanvas",
             _splats(_write_glb, ".glb", y_up="glTF"),
         ),
         Format(

@@ -359,3 +359,22 @@ def test_ctrl_c_leaves_nothing(avatar_file: Path, tmp_path: Path, name: str) -> 
     assert process.returncode == 130
     assert "Traceback" not in said
     assert os.listdir(out) == []
+
+
+def test_render_writes_transparent_videos_too(
+    avatar_file: Path, speech: Path, tmp_path: Path
+) -> None:
+    from test_export_alpha import decoded, needs_encoder
+
+    from avatar.cli import render
+
+    needs_encoder(".webm")
+    out = tmp_path / "me.webm"
+    render(avatar_file, output=out, drive=str(speech), frames=2, size=(64, 48), camera="turntable")
+    assert decoded(out)[..., 3].min() <= 1
+    with pytest.raises(InputError, match="--background"):
+        render(avatar_file, output=out, drive=str(speech), background=(1, 1, 1))
+    render(avatar_file, output=tmp_path / "me.mp4", drive=str(speech), frames=2, size=(64, 48))
+    with av.open(str(tmp_path / "me.mp4")) as container:
+        first = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert (first[:2, :2] > 250).all()

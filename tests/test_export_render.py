@@ -219,3 +219,21 @@ def test_a_drive_becomes_a_video(tiny_avatar: Avatar, tmp_path: Path) -> None:
         back = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(back) == 5
     assert back[0].shape == (48, 64, 3)
+
+
+def test_the_turntable_goes_all_the_way_round_at_one_distance(turned_avatar: Avatar) -> None:
+    path = camera_path("turntable", turned_avatar)
+    count = round(8 * turned_avatar.fps)
+    cameras = [path(frame, count) for frame in (0, count // 4, count // 2, count)]
+    centre = turned_avatar.rest.T_world_head[:3, 3]
+    in_head_frame = []
+    for camera in cameras:
+        T = camera.T_cam_world
+        eye = -T[:3, :3].T @ T[:3, 3]
+        in_head_frame.append(turned_avatar.rest.T_world_head[:3, :3].T @ (eye - centre))
+    lengths = [float(eye.norm()) for eye in in_head_frame]
+    assert lengths == pytest.approx([lengths[0]] * 4, rel=1e-4)
+    directions = [eye / eye.norm() for eye in in_head_frame]
+    expected = [(0, 0, 1), (1, 0, 0), (0, 0, -1), (0, 0, 1)]  # x is the subject's left
+    for direction, wanted in zip(directions, expected, strict=True):
+        assert float(direction @ torch.tensor(wanted, dtype=torch.float32)) > 0.999
