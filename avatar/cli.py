@@ -33,7 +33,7 @@ from avatar.cli_common import (
 )
 from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_export import export
-from avatar.cli_export_formats import film, pictures_of
+from avatar.cli_film import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console

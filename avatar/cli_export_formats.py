@@ -7,13 +7,14 @@ length; heavy packages are imported inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avatar.checks import InputError
 from avatar.cli_common import CameraName, driving_source, open_avatar
+from avatar.cli_film import film, pictures_of
 from avatar.types import Gaussians, HeadState
 
 if TYPE_CHECKING:
@@ -70,42 +71,6 @@ class Motion:
     """A batch."""
     fps: float
     source: Source
-
-
-def pictures_of(
-    model: Avatar,
-    states: Iterable[HeadState],
-    *,
-    camera: CameraName,
-    size: tuple[int, int] | None,
-    background: tuple[float, float, float] | None,
-    total: int,
-    report: Any,
-) -> Iterator[Any]:
-    """Yield pictures uint8 [H, W, 3]; [H, W, 4] with straight alpha where there is no background."""
-    from avatar.export.render import camera_path, render_cutouts, render_states
-
-    path = camera_path(camera, model, size)
-    if background is None:
-        return render_cutouts(model, states, path, total=total, report=report)
-    return render_states(model, states, path, background=background, total=total, report=report)
-
-
-def film(
-    output: Path, pictures: Iterable[Any], fps: float, source: Source, *, transparent: bool
-) -> int:
-    """Write pictures as a video with the source's sound; return how many there were.
-
-    A transparent video is VP9 or ProRes by the output's suffix, any other H.264.
-    """
-    from avatar.export.alpha_video import AlphaVideoWriter
-    from avatar.export.video import VideoWriter
-
-    kind = AlphaVideoWriter if transparent else VideoWriter
-    with kind(output, fps, audio=source.audio, audio_start_s=source.audio_start_s) as video:
-        for picture in pictures:
-            video.write(picture)
-    return video.frames
 
 
 def _opened(job: Export) -> tuple[Avatar, Path]:

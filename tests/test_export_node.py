@@ -14,10 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from splat_readers import gaussians_of, picture_psnr, read_with_gsply
+from splat_readers import (
+    gaussians_of,
+    glb_attributes,
+    parse_glb,
+    picture_psnr,
+    read_with_gsply,
+)
 from test_export_splats import KINDS, gaussians_from
 
 from avatar.export.gltf import write_glb
+from avatar.export.ply import write_ply
 from avatar.export.splat_common import half_turned
 from avatar.rotations import quat_to_matrix
 from avatar.types import Camera, look_at
@@ -64,8 +71,6 @@ def test_the_khronos_validator_objects_to_nothing_but_the_extensions_names(
 
 def test_the_khronos_validator_finds_nothing_in_the_points_alone(tmp_path: Path) -> None:
     """The same file without the extension's names: nothing is left to object to."""
-    from splat_readers import parse_glb
-
     write_glb(tmp_path / "me.glb", gaussians_from(0, 300))
     document, binary = parse_glb(tmp_path / "me.glb")
     primitive = document["meshes"][0]["primitives"][0]
@@ -125,3 +130,17 @@ def test_splat_transform_reads_the_same_picture(kind, tmp_path: Path) -> None:
     assert picture_psnr(original, back, camera) >= min(kind.psnr, 45)
     nothing = gaussians_of(*(np.zeros((0, n)) for n in (3, 4, 3)), np.zeros(0), np.zeros((0, 3)))
     assert picture_psnr(original, nothing, camera) < 25
+
+
+def test_playcanvas_takes_ply_to_be_y_down_as_the_axes_option_says(tmp_path: Path) -> None:
+    """Their converter to glTF, which is y up, tells which way is up in a PLY file for their tools."""
+    original = gaussians_from(10, 50)
+    heights = []
+    for name, gaussians in (("opengl", original), ("opencv", half_turned(original))):
+        write_ply(tmp_path / f"{name}.ply", gaussians)
+        cli = PACKAGES / "@playcanvas" / "splat-transform" / "bin" / "cli.mjs"
+        node(cli, "-q", "-w", "-g", "cpu", tmp_path / f"{name}.ply", tmp_path / f"{name}.glb")
+        heights.append(np.sort(glb_attributes(tmp_path / f"{name}.glb")["POSITION"][:, 1]))
+    y = np.sort(original.means[:, 1].numpy())
+    np.testing.assert_allclose(heights[0], np.sort(-y), atol=1e-5)  # on its head
+    np.testing.assert_allclose(heights[1], y, atol=1e-5)  # upright

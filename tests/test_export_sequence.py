@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -59,6 +60,13 @@ def test_a_folder_with_something_in_it_is_replaced_only_when_told_to(tmp_path: P
         (folder / "000001.compressed.ply").write_bytes(b"second")
     assert [p.name for p in target.iterdir()] == ["000001.compressed.ply"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_told_with_the_folders_own_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"frames'$") as caught, new_folder(tmp_path / "frames") as f:
+        raise OSError(errno.ENOSPC, "No space left on device", str(f / "000001.png"))
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["letters.txt", "000001.png.bak1", "1.png", "sub"])

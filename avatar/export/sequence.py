@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from avatar.checks import InputError
-from avatar.export.splat_common import naming_path
+from avatar.export.splat_common import FULL, naming_path
 from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 from avatar.tensorfile import atomic_path
 from avatar.types import HeadState
@@ -56,6 +56,10 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 temporary, 0o777 & ~umask
             )  # mkdtemp makes 0700; a result is an ordinary folder
             _put_in_place(temporary, path, overwrite)
+    except OSError as error:
+        if error.errno in FULL:  # named by what the user knows, not by the file that did not fit
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -30,6 +30,9 @@ SMALLEST_SCALE = 1e-9
 SH_COUNTS = (1, 4, 9, 16)
 """Coefficients a channel of degrees 0 to 3, the ones that the formats know."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk, or of a full share of one."""
+
 # Turned half round x, a direction (x, y, z) is (x, -y, -z): by the polynomials of the real
 # harmonics (degree 1: y, z, x; degree 2: xy, yz, 3z^2 - 1, xz, x^2 - y^2; and so on) each
 # coefficient keeps its value or changes its sign.
@@ -160,7 +163,7 @@ def naming_path(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}). "
