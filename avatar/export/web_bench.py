@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from avatar.model.avatar import Avatar
 from avatar.model.views import slider_state
 from avatar.raster import rasterize
 from avatar.rig.arkit import ARKIT_NAMES
+from avatar.rotations import rigid, rotvec_to_matrix
 from avatar.types import Camera, HeadState
 
 EXPRESSIONS = 10
@@ -105,16 +106,22 @@ def bench_web(avatar: Avatar, *, seed: int = 0, size: int = SIZE) -> WebBench:
 
 
 def random_states(avatar: Avatar, count: int, seed: int) -> list[HeadState]:
-    """Return states with about a third of the coefficients on, up to what the clip showed."""
+    """Return states with about a third of the coefficients on, up to what the clip showed.
+
+    The head turns by up to 0.2 rad about each axis and the eyes by as much.
+    """
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(count):
         high = avatar.expression_high[: len(ARKIT_NAMES)].clamp(0, 1)
         on = torch.rand(len(high), generator=generator) < 0.3
         values = torch.rand(len(high), generator=generator) * high * on
-        made.append(
-            slider_state(avatar, dict(zip(ARKIT_NAMES, values.tolist(), strict=True)))
-        )
+        state = slider_state(avatar, dict(zip(ARKIT_NAMES, values.tolist(), strict=True)))
+        turn = torch.rand(2, 3, generator=generator) * 0.4 - 0.2
+        R = rotvec_to_matrix(turn[0])
+        gaze = state.gaze + turn[1, :2]
+        head = state.T_world_head @ rigid(R, torch.zeros(3))
+        made.append(replace(state, gaze=gaze, T_world_head=head))
     return made
 
 

@@ -1,82 +1,82 @@
 const bt = "HSPLATWB";
 const C = "The avatar's data is damaged. Export it again.";
-async function _t(o) {
-  const t = o[0] === 31 && o[1] === 139 ? await vt(o) : o;
+async function vt(o) {
+  const t = o[0] === 31 && o[1] === 139 ? await _t(o) : o;
   if (new TextDecoder().decode(t.subarray(0, 8)) !== bt) throw new Error("This is no avatar for web pages. Make one with avatar export.");
   const e = new DataView(t.buffer, t.byteOffset);
   if (e.getUint32(8, !0) > 1)
     throw new Error("The avatar's data is newer than this script. Export both with one version.");
   const r = e.getUint32(12, !0);
   if (16 + r > t.length) throw new Error(C);
-  const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, h = (T) => {
-    const _ = n.arrays[T];
-    if (!_ || i + _.at + _.size > t.length) throw new Error(C);
-    return [t.slice(i + _.at, i + _.at + _.size), _.type];
-  }, a = (T) => {
-    const [_, k] = h(T);
-    if (k === "f4") return new Float32Array(_.buffer);
-    if (k === "f2") return Et(new Uint16Array(_.buffer));
-    if (k === "i2") return Float32Array.from(new Int16Array(_.buffer), (xt) => xt / 32767);
+  const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, a = (F) => {
+    const v = n.arrays[F];
+    if (!v || i + v.at + v.size > t.length) throw new Error(C);
+    return [t.slice(i + v.at, i + v.at + v.size), v.type];
+  }, c = (F) => {
+    const [v, k] = a(F);
+    if (k === "f4") return new Float32Array(v.buffer);
+    if (k === "f2") return At(new Uint16Array(v.buffer));
+    if (k === "i2") return Float32Array.from(new Int16Array(v.buffer), (xt) => xt / 32767);
     throw new Error(C);
-  }, c = (T) => new Int8Array(h(T)[0].buffer), l = (T) => new Uint16Array(h(T)[0].buffer), u = n.branches.map((T, _) => ({
-    first: T.first,
-    count: T.count,
-    shapes: T.shapes,
-    sees: T.sees,
-    offsets: c(`branch${_}.offsets`),
-    scale: a(`branch${_}.scale`),
-    layers: [...Array(T.layers).keys()].map((k) => ({
-      weight: a(`branch${_}.weight${k}`),
-      bias: a(`branch${_}.bias${k}`)
+  }, h = (F) => new Int8Array(a(F)[0].buffer), l = (F) => new Uint16Array(a(F)[0].buffer), u = n.branches.map((F, v) => ({
+    first: F.first,
+    count: F.count,
+    shapes: F.shapes,
+    sees: F.sees,
+    offsets: h(`branch${v}.offsets`),
+    scale: c(`branch${v}.scale`),
+    layers: [...Array(F.layers).keys()].map((k) => ({
+      weight: c(`branch${v}.weight${k}`),
+      bias: c(`branch${v}.bias${k}`)
     }))
-  })), d = n.clips.map((T, _) => ({
-    name: T.name,
-    fps: T.fps,
-    frames: T.frames,
-    expression: a(`clip${_}.expression`),
-    gaze: a(`clip${_}.gaze`),
-    head: a(`clip${_}.head`),
-    torso: a(`clip${_}.torso`),
-    audio: T.mime ? new Blob([h(`clip${_}.audio`)[0]], { type: T.mime }) : null
-  })), { title: w, facts: x, count: m, names: g, groups: f, fps: p, view: R, camera: y, rest: A } = n, { largest: E, input_limit: v, most_growth: b, look: U, look_in_files: I } = n;
+  })), m = n.clips.map((F, v) => ({
+    name: F.name,
+    fps: F.fps,
+    frames: F.frames,
+    expression: c(`clip${v}.expression`),
+    gaze: c(`clip${v}.gaze`),
+    head: c(`clip${v}.head`),
+    torso: c(`clip${v}.torso`),
+    audio: F.mime ? new Blob([a(`clip${v}.audio`)[0]], { type: F.mime }) : null
+  })), { title: w, facts: x, count: d, names: g, groups: f, fps: p, view: R, camera: y, rest: E } = n, { largest: A, input_limit: _, most_growth: b, look: U, look_in_files: D } = n;
   return {
     title: w,
     facts: x,
-    count: m,
+    count: d,
     names: g,
     groups: f,
     fps: p,
-    largest: E,
+    largest: A,
     look: U,
     camera: y,
     branches: u,
-    clips: d,
-    inputLimit: v,
+    clips: m,
+    inputLimit: _,
     mostGrowth: b,
-    lookInFiles: I,
+    lookInFiles: D,
     view: R,
-    rest: { ...A, expression: a("rest.expression") },
-    low: a("low"),
-    high: a("high"),
-    eyeballs: a("eyeballs"),
-    lattice: a("lattice"),
-    basis: a("basis"),
+    rest: { ...E, expression: c("rest.expression") },
+    low: c("low"),
+    high: c("high"),
+    eyeballs: c("eyeballs"),
+    lattice: c("lattice"),
+    basis: c("basis"),
     triangles: l("triangles"),
-    means: a("means"),
-    quats: a("quats"),
-    logScales: a("log_scales"),
-    opacities: a("logit_opacities"),
-    colours: a("colours"),
-    torso: a("torso_logits"),
+    means: c("means"),
+    quats: c("quats"),
+    logScales: c("log_scales"),
+    opacities: c("logit_opacities"),
+    colours: c("colours"),
+    torso: c("torso_logits"),
     triangle: l("triangle"),
-    barycentric: a("barycentric"),
-    follow: a("follow"),
-    eye: c("eye"),
-    featureMean: a("feature_mean"),
-    featureScale: a("feature_scale")
+    barycentric: c("barycentric"),
+    follow: c("follow"),
+    eye: h("eye"),
+    featureMean: c("feature_mean"),
+    featureScale: c("feature_scale")
   };
 }
-async function vt(o) {
+async function _t(o) {
   if (typeof DecompressionStream > "u")
     throw new Error("This browser is too old to unpack the avatar. Use one from 2023 or later.");
   const t = new Blob([o]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -86,12 +86,12 @@ async function vt(o) {
     throw new Error(C, { cause: s });
   }
 }
-function At(o) {
+function Et(o) {
   const t = atob(o.trim()), s = new Uint8Array(t.length);
   for (let e = 0; e < t.length; e++) s[e] = t.charCodeAt(e);
   return s;
 }
-function Et(o) {
+function At(o) {
   const t = new Float32Array(o.length);
   for (let s = 0; s < o.length; s++) {
     const e = o[s], r = e >> 10 & 31, n = e & 1023, i = r ? (1 + n / 1024) * 2 ** (r - 15) : n / 1024 * 2 ** -14;
@@ -119,7 +119,7 @@ function $(o, t) {
 function H(o) {
   return [o[0], o[3], o[6], o[1], o[4], o[7], o[2], o[5], o[8]];
 }
-function W(o, t) {
+function X(o, t) {
   const s = (e) => o[3 * e] * t[0] + o[3 * e + 1] * t[1] + o[3 * e + 2] * t[2];
   return [s(0), s(1), s(2)];
 }
@@ -144,16 +144,16 @@ function lt(o, t) {
   ];
 }
 function B(o) {
-  const [t, s, e, r, n, i, h, a, c] = Array.from(o), l = t + n + c;
+  const [t, s, e, r, n, i, a, c, h] = Array.from(o), l = t + n + h;
   let u;
-  return l >= Math.max(t, n, c) ? u = [1 + l, a - i, e - h, r - s] : t >= Math.max(n, c) ? u = [a - i, 1 + t - n - c, s + r, e + h] : n >= c ? u = [e - h, s + r, 1 - t + n - c, i + a] : u = [r - s, e + h, i + a, 1 - t - n + c], Y(u);
+  return l >= Math.max(t, n, h) ? u = [1 + l, c - i, e - a, r - s] : t >= Math.max(n, h) ? u = [c - i, 1 + t - n - h, s + r, e + a] : n >= h ? u = [e - a, s + r, 1 - t + n - h, i + c] : u = [r - s, e + a, i + c, 1 - t - n + h], j(u);
 }
-function Y(o) {
+function j(o) {
   const t = Math.hypot(...o) || 1;
   return [o[0] / t, o[1] / t, o[2] / t, o[3] / t];
 }
 function ut(o) {
-  const [t, s, e, r] = Y(o);
+  const [t, s, e, r] = j(o);
   return [
     1 - 2 * (e * e + r * r),
     2 * (s * e - t * r),
@@ -166,15 +166,15 @@ function ut(o) {
     1 - 2 * (s * s + e * e)
   ];
 }
-function Rt(o, t, s) {
+function Tt(o, t, s) {
   const e = o[0] * t[0] + o[1] * t[1] + o[2] * t[2] + o[3] * t[3] < 0 ? -1 : 1, r = (n) => o[n] * (1 - s) + e * t[n] * s;
-  return Y([r(0), r(1), r(2), r(3)]);
+  return j([r(0), r(1), r(2), r(3)]);
 }
 function O(o) {
   const t = Math.hypot(...o), s = t / 2, e = t < 1e-9 ? 0.5 : Math.sin(s) / t;
   return ut([Math.cos(s), o[0] * e, o[1] * e, o[2] * e]);
 }
-function Tt(o) {
+function Rt(o) {
   let [t, s, e, r] = B(o);
   t < 0 && ([t, s, e, r] = [-t, -s, -e, -r]);
   const n = Math.hypot(s, e, r), i = n < 1e-9 ? 2 : 2 * Math.atan2(n, t) / n;
@@ -184,12 +184,12 @@ function ft(o, t, s) {
   const e = $(O([0, o, 0]), O([-t, 0, 0]));
   return $(e, O([0, 0, s]));
 }
-const j = [0, -0.07, -0.02];
+const K = [0, -0.07, -0.02];
 function dt(o, t) {
-  const s = W(t, j), e = j.map((r, n) => r - s[n]);
+  const s = X(t, K), e = K.map((r, n) => r - s[n]);
   return Mt(o, lt(t, e));
 }
-const M = 52;
+const T = 52;
 class Ft {
   constructor(t) {
     this.data = t, this.shapes = t.branches.reduce((e, r) => e + r.shapes, 0), this.jawOpen = t.names.indexOf("jawOpen"), this.mouthClose = t.names.indexOf("mouthClose");
@@ -204,16 +204,16 @@ class Ft {
   drive(t) {
     const s = this.feasible(t.expression), e = this.displacement(s), r = B(S(t.head));
     let n = B(S(t.torso));
-    r.reduce((a, c, l) => a + c * n[l], 0) < 0 && (n = n.map((a) => -a));
-    const i = [0, 1].map((a) => {
-      const c = t.gaze[2 * a] - this.data.rest.gaze[2 * a], l = t.gaze[2 * a + 1] - this.data.rest.gaze[2 * a + 1];
-      return O([-l, c, 0]);
-    }), h = new Float32Array(e.length / 3 * 4);
-    for (let a = 0; a < e.length / 3; a++)
-      for (let c = 0; c < 3; c++) h[4 * a + c] = e[3 * a + c];
+    r.reduce((c, h, l) => c + h * n[l], 0) < 0 && (n = n.map((c) => -c));
+    const i = [0, 1].map((c) => {
+      const h = t.gaze[2 * c] - this.data.rest.gaze[2 * c], l = t.gaze[2 * c + 1] - this.data.rest.gaze[2 * c + 1];
+      return O([-l, h, 0]);
+    }), a = new Float32Array(e.length / 3 * 4);
+    for (let c = 0; c < e.length / 3; c++)
+      for (let h = 0; h < 3; h++) a[4 * c + h] = e[3 * c + h];
     return {
       weights: this.weights(s, t),
-      displacement: h,
+      displacement: a,
       growth: this.growth(e),
       head: t.head,
       torso: t.torso,
@@ -231,21 +231,21 @@ class Ft {
   displacement(t) {
     const { basis: s, lattice: e } = this.data, r = e.length, n = new Float32Array(r);
     for (let i = 0; i < t.length; i++) {
-      const h = t[i];
-      if (h === 0) continue;
-      const a = i * r;
-      for (let c = 0; c < r; c++) n[c] += h * s[a + c];
+      const a = t[i];
+      if (a === 0) continue;
+      const c = i * r;
+      for (let h = 0; h < r; h++) n[h] += a * s[c + h];
     }
     return n;
   }
   areas(t) {
-    const { lattice: s, triangles: e } = this.data, r = new Float32Array(e.length / 3), n = (i, h, a) => {
-      const c = 3 * e[3 * i + h] + a;
-      return s[c] + t[c];
+    const { lattice: s, triangles: e } = this.data, r = new Float32Array(e.length / 3), n = (i, a, c) => {
+      const h = 3 * e[3 * i + a] + c;
+      return s[h] + t[h];
     };
     for (let i = 0; i < r.length; i++) {
-      const h = n(i, 0, 0), a = n(i, 0, 1), c = n(i, 0, 2), l = n(i, 1, 0) - h, u = n(i, 1, 1) - a, d = n(i, 1, 2) - c, w = n(i, 2, 0) - h, x = n(i, 2, 1) - a, m = n(i, 2, 2) - c;
-      r[i] = Math.hypot(u * m - d * x, d * w - l * m, l * x - u * w);
+      const a = n(i, 0, 0), c = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - a, u = n(i, 1, 1) - c, m = n(i, 1, 2) - h, w = n(i, 2, 0) - a, x = n(i, 2, 1) - c, d = n(i, 2, 2) - h;
+      r[i] = Math.hypot(u * d - m * x, m * w - l * d, l * x - u * w);
     }
     return r;
   }
@@ -256,23 +256,23 @@ class Ft {
     return e;
   }
   features(t, s) {
-    const { rest: e, featureMean: r, featureScale: n, inputLimit: i } = this.data, h = new Float32Array(r.length);
-    h.set(t.subarray(0, M)), h.set(Q(e.head, s.head), M), h.set(s.gaze, M + 6), h.set(Q(e.torso, s.torso), M + 10);
-    for (let a = 0; a < h.length; a++) {
-      const c = (h[a] - r[a]) / n[a];
-      h[a] = Math.min(i, Math.max(-i, c));
+    const { rest: e, featureMean: r, featureScale: n, inputLimit: i } = this.data, a = new Float32Array(r.length);
+    a.set(t.subarray(0, T)), a.set(Y(e.head, s.head), T), a.set(s.gaze, T + 6), a.set(Y(e.torso, s.torso), T + 10);
+    for (let c = 0; c < a.length; c++) {
+      const h = (a[c] - r[c]) / n[c];
+      a[c] = Math.min(i, Math.max(-i, h));
     }
-    return h;
+    return a;
   }
   weights(t, s) {
     const e = this.features(t, s), r = new Float32Array(this.shapes * 16);
     let n = 0;
     for (const i of this.data.branches) {
-      const h = zt(i, e);
-      for (let a = 0; a < i.shapes; a++)
-        for (let c = 0; c < 13; c++) {
-          const l = i.scale[13 * a + c] / 16129;
-          r[16 * (n + a) + c] = h[a] * l;
+      const a = zt(i, e);
+      for (let c = 0; c < i.shapes; c++)
+        for (let h = 0; h < 13; h++) {
+          const l = i.scale[13 * c + h] / 16129;
+          r[16 * (n + c) + h] = a[c] * l;
         }
       n += i.shapes;
     }
@@ -283,18 +283,18 @@ function zt(o, t) {
   let s = o.sees ? Float32Array.from(o.sees, (e) => t[e]) : t;
   return o.layers.forEach(({ weight: e, bias: r }, n) => {
     const i = new Float32Array(r.length);
-    for (let h = 0; h < i.length; h++) {
-      let a = r[h];
-      for (let c = 0; c < s.length; c++) a += e[h * s.length + c] * s[c];
-      i[h] = n < o.layers.length - 1 ? Math.max(0, a) : a;
+    for (let a = 0; a < i.length; a++) {
+      let c = r[a];
+      for (let h = 0; h < s.length; h++) c += e[a * s.length + h] * s[h];
+      i[a] = n < o.layers.length - 1 ? Math.max(0, c) : c;
     }
     s = i;
   }), s;
 }
-function Q(o, t) {
-  return [...Tt($(H(S(o)), S(t))), t[3] - o[3], t[7] - o[7], t[11] - o[11]];
+function Y(o, t) {
+  return [...Rt($(H(S(o)), S(t))), t[3] - o[3], t[7] - o[7], t[11] - o[11]];
 }
-const D = Math.PI / 180;
+const I = Math.PI / 180;
 class mt {
   // per eye: out or in to the left, in or out to the right, up, down
   constructor(t, s) {
@@ -319,10 +319,10 @@ class mt {
   }
   /** Coefficients, zero but for eyeLook, that a gaze in radians means. */
   weightsOf(t) {
-    const s = new Float32Array(M);
-    return this.at.forEach(([e, r, n, i], h) => {
-      const a = t[2 * h] / this.full[0], c = t[2 * h + 1] / this.full[1];
-      s[e] = Math.max(0, a), s[r] = Math.max(0, -a), s[n] = Math.max(0, c), s[i] = Math.max(0, -c);
+    const s = new Float32Array(T);
+    return this.at.forEach(([e, r, n, i], a) => {
+      const c = t[2 * a] / this.full[0], h = t[2 * a + 1] / this.full[1];
+      s[e] = Math.max(0, c), s[r] = Math.max(0, -c), s[n] = Math.max(0, h), s[i] = Math.max(0, -h);
     }), s;
   }
 }
@@ -333,31 +333,31 @@ function kt(o, t) {
   return { expression: s, gaze: e.slice(), head: r.slice(), torso: n.slice() };
 }
 function P(o, t, s, e) {
-  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * D, t.gaze.pitch * D], h = o.gaze.map((g, f) => {
+  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * I, t.gaze.pitch * I], a = o.gaze.map((g, f) => {
     const p = e[f % 2];
     return g + Math.min(p, Math.max(-p, n[f] + i[f % 2]));
-  }), a = s.weightsOf(h), c = s.weightsOf(o.gaze), l = t.weights.slice();
-  for (const g of s.indices) l[g] = a[g] - c[g];
-  for (let g = 0; g < M; g++) {
+  }), c = s.weightsOf(a), h = s.weightsOf(o.gaze), l = t.weights.slice();
+  for (const g of s.indices) l[g] = c[g] - h[g];
+  for (let g = 0; g < T; g++) {
     const f = r[g];
     r[g] = Math.max(Math.min(f + l[g], Math.max(f, 1)), Math.min(f, 0));
   }
-  const { yaw: u, pitch: d, roll: w } = t.head, x = ft(u * D, d * D, w * D), m = u || d || w ? dt(o.head, x) : o.head;
-  return { expression: r, gaze: h, head: m, torso: o.torso };
+  const { yaw: u, pitch: m, roll: w } = t.head, x = ft(u * I, m * I, w * I), d = u || m || w ? dt(o.head, x) : o.head;
+  return { expression: r, gaze: a, head: d, torso: o.torso };
 }
 function Ut(o, t) {
-  const s = Math.min(Math.max(0, t * o.fps), o.frames - 1), e = Math.floor(s), r = Math.min(e + 1, o.frames - 1), n = s - e, i = (a, c) => Float32Array.from(
-    { length: c },
-    (l, u) => a[e * c + u] * (1 - n) + a[r * c + u] * n
-  ), h = (a) => {
-    const c = (l) => Array.from(a.subarray(7 * l, 7 * l + 4));
-    return lt(ut(Rt(c(e), c(r), n)), i(a, 7).subarray(4));
+  const s = Math.min(Math.max(0, t * o.fps), o.frames - 1), e = Math.floor(s), r = Math.min(e + 1, o.frames - 1), n = s - e, i = (c, h) => Float32Array.from(
+    { length: h },
+    (l, u) => c[e * h + u] * (1 - n) + c[r * h + u] * n
+  ), a = (c) => {
+    const h = (l) => Array.from(c.subarray(7 * l, 7 * l + 4));
+    return lt(ut(Tt(h(e), h(r), n)), i(c, 7).subarray(4));
   };
   return {
     expression: i(o.expression, o.expression.length / o.frames),
     gaze: Array.from(i(o.gaze, 4)),
-    head: h(o.head),
-    torso: h(o.torso)
+    head: a(o.head),
+    torso: a(o.torso)
   };
 }
 class Lt {
@@ -369,10 +369,10 @@ class Lt {
     this.eyes = [t.indexOf("eyeBlinkLeft"), t.indexOf("eyeBlinkRight")];
   }
   at(t) {
-    const s = new Float32Array(M);
+    const s = new Float32Array(T);
     t > this.blinkAt + 0.3 && (this.blinkAt = t + 2 + 4 * Math.random());
     const e = t - this.blinkAt, r = e < 0 ? 0 : e < 0.08 ? e / 0.08 : Math.max(0, 1 - (e - 0.08) / 0.16);
-    for (const h of this.eyes) s[h] = r;
+    for (const a of this.eyes) s[a] = r;
     t > this.glanceAt && (this.glanceAt = t + 1 + 2.5 * Math.random(), this.glance = { yaw: 5 * (Math.random() - 0.5), pitch: 3 * (Math.random() - 0.5) });
     const n = Math.sin(2 * Math.PI * t / 4.2), i = {
       yaw: 1.6 * Math.sin(0.41 * t) + 0.7 * Math.sin(1.07 * t + 1),
@@ -382,7 +382,7 @@ class Lt {
     return { controls: { weights: s, gaze: this.glance, head: i }, rise: 9e-4 * n };
   }
 }
-const K = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, pt = [
+const V = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, pt = [
   "HeadYaw",
   "HeadPitch",
   "HeadRoll",
@@ -392,12 +392,12 @@ const K = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, pt = [
   "RightEyeYaw",
   "RightEyePitch",
   "RightEyeRoll"
-], St = ["blendshapecount", "frame", "_neutral"], It = [24, 25, 30, 50, 60, 120], N = "Expected a CSV of ARKit coefficients (0 to 1) under Apple's names, such as jawOpen, as the Live Link Face app records it.";
+], St = ["blendshapecount", "frame", "_neutral"], Dt = [24, 25, 30, 50, 60, 120], N = "Expected a CSV of ARKit coefficients (0 to 1) under Apple's names, such as jawOpen, as the Live Link Face app records it.";
 class z extends Error {
 }
-async function Dt(o, t) {
-  if (o.size > K)
-    throw new Error(`${o.name} is larger than ${K / 2 ** 20} MB. Cut the recording.`);
+async function It(o, t) {
+  if (o.size > V)
+    throw new Error(`${o.name} is larger than ${V / 2 ** 20} MB. Cut the recording.`);
   let s;
   try {
     s = new TextDecoder("utf-8", { fatal: !0 }).decode(await o.arrayBuffer());
@@ -407,43 +407,43 @@ async function Dt(o, t) {
   return Ot(o.name, s, t);
 }
 function Ot(o, t, s) {
-  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = Bt(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), h = n.findIndex((m) => m === "time" || m === "timecode"), a = M + pt.length, c = [], l = [];
-  for (let m = 1; m < e.length; m++) {
-    const g = e[m];
+  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((d) => tt(d)), n = Bt(o, r, s.names), i = r.findIndex((d) => d.toLowerCase() === "blendshapecount"), a = n.findIndex((d) => d === "time" || d === "timecode"), c = T + pt.length, h = [], l = [];
+  for (let d = 1; d < e.length; d++) {
+    const g = e[d];
     if (!g.replaceAll(",", "").trim()) continue;
     const f = g.split(",").map(tt);
     if (i >= 0 && f[i] === "0") continue;
-    const p = `${o}, line ${m + 1}`;
+    const p = `${o}, line ${d + 1}`;
     if (f.length !== r.length)
       throw new z(
         `${p}: has ${f.length} values where the header names ${r.length} columns. Is the file complete? Record or export it again.`
       );
-    if (c.length >= Z)
+    if (h.length >= Z)
       throw new z(`${o} has more than ${Z} rows. Cut the recording.`);
-    const R = new Float32Array(a);
-    n.forEach((y, A) => {
-      typeof y == "number" && (R[y] = $t(p, r[A], y, f[A]));
-    }), c.push(R), h < 0 ? l.push([0, c.length - 1]) : n[h] === "timecode" ? l.push(Ct(p, f[h])) : l.push([0, wt(p, r[h], f[h])]);
+    const R = new Float32Array(c);
+    n.forEach((y, E) => {
+      typeof y == "number" && (R[y] = $t(p, r[E], y, f[E]));
+    }), h.push(R), a < 0 ? l.push([0, h.length - 1]) : n[a] === "timecode" ? l.push(Ct(p, f[a])) : l.push([0, wt(p, r[a], f[a])]);
   }
-  if (c.length === 0) throw new z(`${o} holds no sample of a face. ${N}`);
-  const u = Nt(l, h < 0 ? 1 / s.fps : n[h] === "timecode" ? 0 : 1), [d, w] = qt(o, u, n[h] === "timecode" ? 0.1 : 0), x = new Set(n.filter((m) => typeof m == "number"));
-  return Pt(o, d.map((m) => c[m]), w, x, s);
+  if (h.length === 0) throw new z(`${o} holds no sample of a face. ${N}`);
+  const u = Nt(l, a < 0 ? 1 / s.fps : n[a] === "timecode" ? 0 : 1), [m, w] = qt(o, u, n[a] === "timecode" ? 0.1 : 0), x = new Set(n.filter((d) => typeof d == "number"));
+  return Pt(o, m.map((d) => h[d]), w, x, s);
 }
 function tt(o) {
   return o.trim().replace(/^"(.*)"$/, "$1").trim();
 }
 function Bt(o, t, s) {
-  const e = new Map([...s.slice(0, M), ...pt].map((i, h) => [i.toLowerCase(), h])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
-    const h = i.toLowerCase();
-    if (r.has(h)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
-    if (r.add(h), h === "time" || h === "timecode") return h;
-    if (St.includes(h)) return "";
-    const a = e.get(h);
-    if (a === void 0)
+  const e = new Map([...s.slice(0, T), ...pt].map((i, a) => [i.toLowerCase(), a])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
+    const a = i.toLowerCase();
+    if (r.has(a)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
+    if (r.add(a), a === "time" || a === "timecode") return a;
+    if (St.includes(a)) return "";
+    const c = e.get(a);
+    if (c === void 0)
       throw new z(`${o} has an unknown column '${q(i)}'. ${N}`);
-    return a;
+    return c;
   });
-  if (!n.some((i) => typeof i == "number" && i < M))
+  if (!n.some((i) => typeof i == "number" && i < T))
     throw new z(`${o} names no ARKit coefficient. ${N}`);
   if (r.has("time") && r.has("timecode"))
     throw new z(`${o} has both a 'time' and a 'Timecode' column. Remove one of them.`);
@@ -458,11 +458,11 @@ function wt(o, t, s) {
 }
 function $t(o, t, s, e) {
   const r = wt(o, t, e);
-  if (s < M && (r < -1 || r > 2))
+  if (s < T && (r < -1 || r > 2))
     throw new z(
       `${o}, column '${t}': a coefficient runs from 0 to 1, found ${r}. If the file holds percents, divide them by 100.`
     );
-  if (s >= M && Math.abs(r) > 3.2)
+  if (s >= T && Math.abs(r) > 3.2)
     throw new z(
       `${o}, column '${t}': an angle is in radians, from -3.15 to 3.15; found ${r}. If the file holds degrees, convert them.`
     );
@@ -476,45 +476,45 @@ function Ct(o, t) {
 }
 function Nt(o, t) {
   if (t) return o.map(([, i]) => i * t);
-  const s = o.reduce((i, [, h]) => Math.max(i, h), 0);
-  let e = It.find((i) => i > s) ?? Math.ceil(s) + 1;
+  const s = o.reduce((i, [, a]) => Math.max(i, a), 0);
+  let e = Dt.find((i) => i > s) ?? Math.ceil(s) + 1;
   o[0][0] === o[o.length - 1][0] && (e = Math.max(e, 60));
   let r = 0, n = -1 / 0;
-  return o.map(([i, h]) => {
-    const a = i + h / e;
-    return a - n < -12 * 3600 && r++, n = a, a + 24 * 3600 * r;
+  return o.map(([i, a]) => {
+    const c = i + a / e;
+    return c - n < -12 * 3600 && r++, n = c, c + 24 * 3600 * r;
   });
 }
 function qt(o, t, s) {
   const e = [], r = [];
   let n = -1 / 0;
-  if (t.forEach((i, h) => {
+  if (t.forEach((i, a) => {
     if (i < n - s)
-      throw new z(`${o}: the time of sample ${h + 1} lies before that of an earlier one. Sort them.`);
-    i > n + 1e-9 && (e.push(h), r.push(i - t[0]), n = i);
+      throw new z(`${o}: the time of sample ${a + 1} lies before that of an earlier one. Sort them.`);
+    i > n + 1e-9 && (e.push(a), r.push(i - t[0]), n = i);
   }), n - t[0] > J)
     throw new z(`${o} spans more than ${J / 3600} hours. Are its times seconds?`);
   return [e, r];
 }
 function Pt(o, t, s, e, r) {
-  const { fps: n, rest: i, names: h } = r, a = Math.floor(s[s.length - 1] * n + 1e-4) + 1, c = new Float32Array(a * h.length), l = new Float32Array(4 * a), u = new Float32Array(7 * a), d = new Float32Array(7 * a), w = new mt(h, r.lookInFiles), x = [0, 1, 2].some((p) => e.has(M + p)), m = [3, 4, 5, 6, 7, 8].some((p) => e.has(M + p)), g = (p, R, y) => {
+  const { fps: n, rest: i, names: a } = r, c = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(c * a.length), l = new Float32Array(4 * c), u = new Float32Array(7 * c), m = new Float32Array(7 * c), w = new mt(a, r.lookInFiles), x = [0, 1, 2].some((p) => e.has(T + p)), d = [3, 4, 5, 6, 7, 8].some((p) => e.has(T + p)), g = (p, R, y) => {
     p.set([...B(S(y)), y[3], y[7], y[11]], 7 * R);
   };
   let f = 1;
-  for (let p = 0; p < a; p++) {
+  for (let p = 0; p < c; p++) {
     const R = p / n;
     for (; f < s.length - 1 && s[f] < R; ) f++;
-    const y = Math.min(f, t.length - 1), A = Math.max(0, y - 1), E = s[y] - s[A], v = E > 0 ? Math.min(1, Math.max(0, (R - s[A]) / E)) : 0, b = t[A].map((_, k) => _ * (1 - v) + t[y][k] * v);
-    c.set(b.subarray(0, M), p * h.length);
-    const U = [3, 4, 6, 7].map((_) => -b[M + _]), I = m ? U : w.gazeOf(b);
-    l.set(i.gaze.map((_, k) => _ + I[k]), 4 * p);
-    const T = ft(b[M], b[M + 1], b[M + 2]);
-    g(u, p, x ? dt(i.head, T) : i.head), g(d, p, i.torso);
+    const y = Math.min(f, t.length - 1), E = Math.max(0, y - 1), A = s[y] - s[E], _ = A > 0 ? Math.min(1, Math.max(0, (R - s[E]) / A)) : 0, b = t[E].map((v, k) => v * (1 - _) + t[y][k] * _);
+    h.set(b.subarray(0, T), p * a.length);
+    const U = [3, 4, 6, 7].map((v) => -b[T + v]), D = d ? U : w.gazeOf(b);
+    l.set(i.gaze.map((v, k) => v + D[k]), 4 * p);
+    const F = ft(b[T], b[T + 1], b[T + 2]);
+    g(u, p, x ? dt(i.head, F) : i.head), g(m, p, i.torso);
   }
-  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: a, expression: c, gaze: l, head: u, torso: d, audio: null };
+  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: c, expression: h, gaze: l, head: u, torso: m, audio: null };
 }
 const Gt = [[150, 450], [450, 1e3], [1e3, 1800], [1800, 3200], [4e3, 8e3]];
-class V {
+class Q {
   constructor(t, s, e, r) {
     this.context = t, this.stream = s, this.analyser = e, this.names = r, this.spectrum = new Float32Array(e.frequencyBinCount);
   }
@@ -522,7 +522,7 @@ class V {
   stream;
   analyser;
   names;
-  weights = new Float32Array(M);
+  weights = new Float32Array(T);
   floor = -70;
   peak = -40;
   spectrum;
@@ -536,29 +536,29 @@ class V {
       throw new Error("The microphone was refused or is missing. Allow it for this page.", { cause: n });
     }
     const e = new AudioContext(), r = e.createAnalyser();
-    return r.fftSize = 1024, r.smoothingTimeConstant = 0.5, e.createMediaStreamSource(s).connect(r), new V(e, s, r, t);
+    return r.fftSize = 1024, r.smoothingTimeConstant = 0.5, e.createMediaStreamSource(s).connect(r), new Q(e, s, r, t);
   }
   /** Bring `weights` up to what is heard now. */
   listen() {
     this.analyser.getFloatFrequencyData(this.spectrum);
-    const t = this.context.sampleRate / this.analyser.fftSize, s = Gt.map(([d, w]) => {
+    const t = this.context.sampleRate / this.analyser.fftSize, s = Gt.map(([m, w]) => {
       let x = 0;
-      for (let m = Math.ceil(d / t); m < w / t; m++)
-        x += 10 ** ((this.spectrum[m] ?? -100) / 10);
+      for (let d = Math.ceil(m / t); d < w / t; d++)
+        x += 10 ** ((this.spectrum[d] ?? -100) / 10);
       return Math.max(x, 1e-10);
     }), e = s[0] + s[1] + s[2] + s[3], r = 10 * Math.log10(e + s[4]);
     this.floor += (r < this.floor ? 0.2 : 2e-3) * (r - this.floor), this.peak += (r > this.peak ? 0.3 : 3e-3) * (Math.max(r, this.floor + 25) - this.peak);
-    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((d) => d / (e + s[4])), h = Math.min(1, i[4] * 2), a = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), c = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - c * 0.8)), u = n * (1 - h);
+    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((m) => m / (e + s[4])), a = Math.min(1, i[4] * 2), c = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - a);
     this.towards({
-      jawOpen: u * (0.15 + 0.55 * a),
+      jawOpen: u * (0.15 + 0.55 * c),
       mouthFunnel: u * l * 0.4,
       mouthPucker: u * l * 0.25,
-      mouthStretchLeft: n * (c * 0.3 + h * 0.2),
-      mouthStretchRight: n * (c * 0.3 + h * 0.2),
-      mouthLowerDownLeft: u * (0.2 + 0.2 * c),
-      mouthLowerDownRight: u * (0.2 + 0.2 * c),
-      mouthUpperUpLeft: u * 0.12 + n * h * 0.1,
-      mouthUpperUpRight: u * 0.12 + n * h * 0.1
+      mouthStretchLeft: n * (h * 0.3 + a * 0.2),
+      mouthStretchRight: n * (h * 0.3 + a * 0.2),
+      mouthLowerDownLeft: u * (0.2 + 0.2 * h),
+      mouthLowerDownRight: u * (0.2 + 0.2 * h),
+      mouthUpperUpLeft: u * 0.12 + n * a * 0.1,
+      mouthUpperUpRight: u * 0.12 + n * a * 0.1
     });
   }
   close() {
@@ -604,12 +604,12 @@ class Ht {
   }
   /** avatar.model.views.front_camera, zoomed and shifted. */
   camera(t, s) {
-    if (this.fixed) return { ...this.fixed, ...Wt(this.fixed, t, s), width: t, height: s };
-    const { distance: e, shown: r, bottom: n, narrowest: i, up: h } = this.data.view, a = this.data.rest.head, c = $(
-      O([0, this.yaw * D, 0]),
-      O([-this.pitch * D, 0, 0])
-    ), l = W($(S(a), c), [0, 0, 1]), u = [3, 7, 11].map((v, b) => a[v] + e * l[b]), d = l.map((v) => -v), w = Xt(rt(d, h)), x = rt(d, w), m = [...w, ...x, ...d], g = W(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], g[v]]), p = Math.min(s * e / r, t * e / i), R = s + p * n / e, y = t / 2 + this.pan[0] * s, A = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, E = p * this.zoom;
-    return { K: [E, E, y, A], T: [...f, 0, 0, 0, 1], width: t, height: s };
+    if (this.fixed) return { ...this.fixed, ...Xt(this.fixed, t, s), width: t, height: s };
+    const { distance: e, shown: r, bottom: n, narrowest: i, up: a } = this.data.view, c = this.data.rest.head, h = $(
+      O([0, this.yaw * I, 0]),
+      O([-this.pitch * I, 0, 0])
+    ), l = X($(S(c), h), [0, 0, 1]), u = [3, 7, 11].map((_, b) => c[_] + e * l[b]), m = l.map((_) => -_), w = Wt(rt(m, a)), x = rt(m, w), d = [...w, ...x, ...m], g = X(d, u).map((_) => -_), f = [0, 1, 2].flatMap((_) => [d[3 * _], d[3 * _ + 1], d[3 * _ + 2], g[_]]), p = Math.min(s * e / r, t * e / i), R = s + p * n / e, y = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = p * this.zoom;
+    return { K: [A, A, y, E], T: [...f, 0, 0, 0, 1], width: t, height: s };
   }
   /** Let mouse, pen and fingers on an element move the camera. */
   listen(t) {
@@ -622,11 +622,11 @@ class Ht {
     t.addEventListener("pointermove", (e) => {
       const r = s.get(e.pointerId);
       if (!r) return;
-      const n = { x: e.clientX, y: e.clientY }, i = t.getBoundingClientRect(), h = [(n.x - r.x) / i.height, (n.y - r.y) / i.height], a = [...s].find(([c]) => c !== e.pointerId)?.[1];
-      if (a) {
-        const c = (u) => Math.hypot(u.x - a.x, u.y - a.y), l = [(n.x + a.x) / 2, (n.y + a.y) / 2];
-        this.pan = [this.pan[0] + h[0] / 2, this.pan[1] + h[1] / 2], this.zoomAt(...st(l[0], l[1], i), c(n) / Math.max(1, c(r)));
-      } else e.buttons & 2 || e.shiftKey ? this.pan = [this.pan[0] + h[0], this.pan[1] + h[1]] : this.set({ yaw: this.yaw - 180 * h[0], pitch: this.pitch + 120 * h[1] });
+      const n = { x: e.clientX, y: e.clientY }, i = t.getBoundingClientRect(), a = [(n.x - r.x) / i.height, (n.y - r.y) / i.height], c = [...s].find(([h]) => h !== e.pointerId)?.[1];
+      if (c) {
+        const h = (u) => Math.hypot(u.x - c.x, u.y - c.y), l = [(n.x + c.x) / 2, (n.y + c.y) / 2];
+        this.pan = [this.pan[0] + a[0] / 2, this.pan[1] + a[1] / 2], this.zoomAt(...st(l[0], l[1], i), h(n) / Math.max(1, h(r)));
+      } else e.buttons & 2 || e.shiftKey ? this.pan = [this.pan[0] + a[0], this.pan[1] + a[1]] : this.set({ yaw: this.yaw - 180 * a[0], pitch: this.pitch + 120 * a[1] });
       s.set(e.pointerId, n), this.onChange();
     }), t.addEventListener("wheel", (e) => {
       e.preventDefault();
@@ -638,23 +638,23 @@ class Ht {
 function st(o, t, s) {
   return [(o - s.left - s.width / 2) / s.height, (t - s.top - s.height / 2) / s.height];
 }
-function Wt(o, t, s) {
-  const e = Math.min(t / o.width, s / o.height), [r, n, i, h] = o.K.map((l) => l * e), [a, c] = [(t - e * o.width) / 2, (s - e * o.height) / 2];
-  return { K: [r, n, i + a, h + c] };
+function Xt(o, t, s) {
+  const e = Math.min(t / o.width, s / o.height), [r, n, i, a] = o.K.map((l) => l * e), [c, h] = [(t - e * o.width) / 2, (s - e * o.height) / 2];
+  return { K: [r, n, i + c, a + h] };
 }
 function rt(o, t) {
   return [o[1] * t[2] - o[2] * t[1], o[2] * t[0] - o[0] * t[2], o[0] * t[1] - o[1] * t[0]];
 }
-function Xt(o) {
+function Wt(o) {
   const t = Math.hypot(...o) || 1;
   return [o[0] / t, o[1] / t, o[2] / t];
 }
-const F = 1024, nt = `#version 300 es
+const M = 1024, nt = `#version 300 es
 void main() {
   vec2 p = vec2(float((gl_VertexID << 1) & 2), float(gl_VertexID & 2));
   gl_Position = vec4(p * 2.0 - 1.0, 0.0, 1.0);
 }`;
-function Yt(o, t) {
+function jt(o, t) {
   return `#version 300 es
 precision highp float;
 precision highp int;
@@ -676,8 +676,8 @@ uniform vec3 u_headAt, u_torsoAt, u_eyeAt[2], u_cameraAt;
 uniform vec4 u_headQuat, u_torsoQuat, u_eyeQuat[2];
 uniform vec4 u_lens;   // fx, fy, cx, cy
 uniform vec4 u_bounds; // of x/z and y/z in the Jacobian: low, high, low, high
-layout(location = 0) out uvec4 o_first;  // centre, covariance 00, 01
-layout(location = 1) out uvec4 o_second; // covariance 11, opacity, colour in half precision
+layout(location = 0) out uvec4 o_first;  // centre, long half axis: one standard deviation, pixels
+layout(location = 1) out uvec4 o_second; // short half axis, opacity, colour in half precision
 
 vec4 turned(vec4 p, vec4 q) { // Hamilton product of (w, x, y, z)
   return vec4(p.x * q.x - p.y * q.y - p.z * q.z - p.w * q.w,
@@ -689,11 +689,11 @@ vec4 four(uint word) {
   ivec4 q = (ivec4(uvec4(word)) << ivec4(24, 16, 8, 0)) >> 24;
   return vec4(q * abs(q));
 }
-ivec2 place(uint i) { return ivec2(int(i) % ${F}, int(i) / ${F}); }
+ivec2 place(uint i) { return ivec2(int(i) % ${M}, int(i) / ${M}); }
 
 void main() {
   ivec2 at = ivec2(gl_FragCoord.xy);
-  int index = at.y * ${F} + at.x;
+  int index = at.y * ${M} + at.x;
   o_first = uvec4(0u);
   o_second = uvec4(0u);
   if (index >= u_count) return;
@@ -750,44 +750,48 @@ void main() {
   vec3 rowZ = vec3(W[0].z, W[1].z, W[2].z);
   vec3 u = u_lens.x * rz * (vec3(W[0].x, W[1].x, W[2].x) - ratio.x * rowZ);
   vec3 v = u_lens.y * rz * (vec3(W[0].y, W[1].y, W[2].y) - ratio.y * rowZ);
-  o_first = floatBitsToUint(vec4(centre, dot(u, u) + 0.3, dot(u, v)));
-  o_second = uvec4(floatBitsToUint(dot(v, v) + 0.3), floatBitsToUint(r0.w),
+  // The ellipse's axes, of the covariance with the blur of 0.3 pixels squared on its diagonal.
+  float c00 = dot(u, u) + 0.3, c01 = dot(u, v), c11 = dot(v, v) + 0.3;
+  vec3 area = cross(u, v);
+  float determinant = dot(area, area) + 0.3 * (c00 + c11) - 0.09;
+  float lean = 0.5 * (c00 - c11), radius = length(vec2(lean, c01));
+  float large = 0.5 * (c00 + c11) + radius;
+  vec2 along = radius < 1e-9 ? vec2(1.0, 0.0)
+    : normalize(lean >= 0.0 ? vec2(lean + radius, c01) : vec2(c01, radius - lean));
+  o_first = floatBitsToUint(vec4(centre, sqrt(large) * along));
+  o_second = uvec4(floatBitsToUint(sqrt(determinant / large)), floatBitsToUint(r0.w),
                    packHalf2x16(colour.xy), packHalf2x16(vec2(colour.z, 0.0)));
 }`;
 }
-const Vt = `#version 300 es
+const Qt = `#version 300 es
 precision highp float;
 precision highp int;
 precision highp usampler2D;
-in uint a_index;
-uniform usampler2D u_first, u_second;
+uniform usampler2D u_first, u_second, u_order;
 uniform vec2 u_size;
 out vec2 v_at;
 flat out vec4 v_colour;
+ivec2 place(int i) { return ivec2(i % ${M}, i / ${M}); }
 void main() {
-  ivec2 place = ivec2(int(a_index) % ${F}, int(a_index) / ${F});
-  vec4 first = uintBitsToFloat(texelFetch(u_first, place, 0));
-  uvec4 second = texelFetch(u_second, place, 0);
+  int rank = gl_VertexID / 6, corner = gl_VertexID - 6 * rank;
+  ivec2 at = place(int(texelFetch(u_order, place(rank), 0).x));
+  uvec4 second = texelFetch(u_second, at, 0);
   float opacity = uintBitsToFloat(second.y);
   gl_Position = vec4(2.0, 2.0, 2.0, 1.0);
   v_at = vec2(0.0);
   v_colour = vec4(0.0);
   if (!(opacity >= 1.0 / 255.0)) return;
-  float a = first.z, b = first.w, c = uintBitsToFloat(second.x);
-  // Axes of the ellipse; alpha is 1/255 at this many standard deviations.
+  vec4 first = uintBitsToFloat(texelFetch(u_first, at, 0));
+  // Alpha is 1/255 at this many standard deviations.
   float extent = sqrt(max(0.0, 2.0 * log(255.0 * opacity))) + 1e-3;
-  float half_ = 0.5 * (a - c), radius = length(vec2(half_, b));
-  float large = 0.5 * (a + c) + radius;
-  float small = max(0.3, (a * c - b * b) / large);
-  vec2 along = radius < 1e-9 ? vec2(1.0, 0.0)
-    : normalize(half_ >= 0.0 ? vec2(half_ + radius, b) : vec2(b, radius - half_));
-  vec2 corner = vec2(float(gl_VertexID & 1), float(gl_VertexID >> 1)) * 2.0 - 1.0;
-  v_at = corner * extent;
-  vec2 reach = extent * sqrt(vec2(large, small));
-  vec2 pixel = first.xy + corner.x * reach.x * along + corner.y * reach.y * vec2(-along.y, along.x);
+  corner = corner < 3 ? corner : 6 - corner;
+  v_at = extent * (vec2(float(corner & 1), float(corner >> 1)) * 2.0 - 1.0);
+  float short_ = uintBitsToFloat(second.x);
+  vec2 across = vec2(-first.w, first.z) * (short_ / length(first.zw));
+  vec2 pixel = first.xy + v_at.x * first.zw + v_at.y * across;
   gl_Position = vec4(pixel.x / u_size.x * 2.0 - 1.0, 1.0 - pixel.y / u_size.y * 2.0, 0.0, 1.0);
   v_colour = vec4(unpackHalf2x16(second.z), unpackHalf2x16(second.w).x, opacity);
-}`, jt = `#version 300 es
+}`, Kt = `#version 300 es
 precision highp float;
 in vec2 v_at;
 flat in vec4 v_colour;
@@ -796,7 +800,7 @@ void main() {
   float alpha = min(0.999, v_colour.w * exp(-0.5 * dot(v_at, v_at)));
   if (alpha < 1.0 / 255.0) discard;
   o_colour = vec4(v_colour.xyz * alpha, alpha);
-}`, Qt = `#version 300 es
+}`, Yt = `#version 300 es
 precision highp float;
 uniform sampler2D u_sum;
 uniform vec4 u_background;
@@ -804,8 +808,8 @@ out vec4 o_colour;
 void main() {
   vec4 sum = texelFetch(u_sum, ivec2(gl_FragCoord.xy), 0);
   o_colour = clamp(sum + (1.0 - sum.w) * u_background, 0.0, 1.0);
-}`, X = 11, L = 1 << X;
-function Kt(o, t, s) {
+}`, W = 11, L = 1 << W;
+function Vt(o, t, s) {
   return {
     means: o.means,
     corners: t,
@@ -814,12 +818,12 @@ function Kt(o, t, s) {
     eye: o.eye,
     eyeballs: o.eyeballs,
     branches: o.branches.map(({ first: e, count: r, shapes: n, offsets: i }) => {
-      const h = new Int8Array(n * 3 * r);
-      for (let a = 0; a < n; a++) {
-        const c = a * 13 * r;
-        h.set(i.subarray(c, c + 3 * r), a * 3 * r);
+      const a = new Int8Array(n * 3 * r);
+      for (let c = 0; c < n; c++) {
+        const h = c * 13 * r;
+        a.set(i.subarray(h, h + 3 * r), c * 3 * r);
       }
-      return { first: e, count: r, shapes: n, offsets: h };
+      return { first: e, count: r, shapes: n, offsets: a };
     })
   };
 }
@@ -852,60 +856,60 @@ class Jt {
     const { x: s, y: e, z: r, signedSquare: n } = this;
     s.fill(0), e.fill(0), r.fill(0);
     let i = 0;
-    for (const { first: h, count: a, shapes: c, offsets: l } of this.data.branches)
-      for (let u = 0; u < c; u++, i++)
-        [s, e, r].forEach((d, w) => {
-          const x = t[16 * i + w], m = (3 * u + w) * a;
-          for (let g = 0; g < a; g++)
-            d[h + g] += x * n[l[m + g] & 255];
+    for (const { first: a, count: c, shapes: h, offsets: l } of this.data.branches)
+      for (let u = 0; u < h; u++, i++)
+        [s, e, r].forEach((m, w) => {
+          const x = t[16 * i + w], d = (3 * u + w) * c;
+          for (let g = 0; g < c; g++)
+            m[a + g] += x * n[l[d + g] & 255];
         });
   }
   depths(t) {
-    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: h } = this.data, { displacement: a, eyes: c } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), d = new Float32Array(this.x.length);
-    for (let w = 0; w < d.length; w++) {
-      let x = s[3 * w] + this.x[w], m = s[3 * w + 1] + this.y[w], g = s[3 * w + 2] + this.z[w];
+    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: a } = this.data, { displacement: c, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), m = new Float32Array(this.x.length);
+    for (let w = 0; w < m.length; w++) {
+      let x = s[3 * w] + this.x[w], d = s[3 * w + 1] + this.y[w], g = s[3 * w + 2] + this.z[w];
       for (let y = 0; y < 3; y++) {
-        const A = r[3 * w + y], E = 4 * e[3 * w + y];
-        x += A * a[E], m += A * a[E + 1], g += A * a[E + 2];
+        const E = r[3 * w + y], A = 4 * e[3 * w + y];
+        x += E * c[A], d += E * c[A + 1], g += E * c[A + 2];
       }
       const f = i[w];
       if (f >= 0) {
-        const y = c[f], A = h[3 * f], E = h[3 * f + 1], v = h[3 * f + 2], b = x - A, U = m - E, I = g - v;
-        x = y[0] * b + y[1] * U + y[2] * I + A, m = y[3] * b + y[4] * U + y[5] * I + E, g = y[6] * b + y[7] * U + y[8] * I + v;
+        const y = h[f], E = a[3 * f], A = a[3 * f + 1], _ = a[3 * f + 2], b = x - E, U = d - A, D = g - _;
+        x = y[0] * b + y[1] * U + y[2] * D + E, d = y[3] * b + y[4] * U + y[5] * D + A, g = y[6] * b + y[7] * U + y[8] * D + _;
       }
-      const p = l[0] * x + l[1] * m + l[2] * g + l[3], R = u[0] * x + u[1] * m + u[2] * g + u[3];
-      d[w] = p + (R - p) * n[w];
+      const p = l[0] * x + l[1] * d + l[2] * g + l[3], R = u[0] * x + u[1] * d + u[2] * g + u[3];
+      m[w] = p + (R - p) * n[w];
     }
-    return d;
+    return m;
   }
   /** A stable radix sort of two passes over depths in 22 bits, which float32 hardly exceeds here. */
   sorted(t) {
     const { keys: s, half: e, counts: r } = this, n = t.length;
-    let i = 1 / 0, h = -1 / 0;
+    let i = 1 / 0, a = -1 / 0;
     for (let l = 0; l < n; l++) {
       const u = t[l];
-      u < i && (i = u), u > h && (h = u);
+      u < i && (i = u), u > a && (a = u);
     }
-    const a = (L * L - 1) / Math.max(1e-9, h - i);
+    const c = (L * L - 1) / Math.max(1e-9, a - i);
     r.fill(0);
     for (let l = 0; l < n; l++) {
-      const u = (h - t[l]) * a >>> 0;
-      s[l] = u, r[u & L - 1]++, r[L + (u >>> X)]++;
+      const u = (a - t[l]) * c >>> 0;
+      s[l] = u, r[u & L - 1]++, r[L + (u >>> W)]++;
     }
     for (let l = 0; l < 2; l++) {
       let u = 0;
-      for (let d = l * L; d < (l + 1) * L; d++) {
-        const w = r[d];
-        r[d] = u, u += w;
+      for (let m = l * L; m < (l + 1) * L; m++) {
+        const w = r[m];
+        r[m] = u, u += w;
       }
     }
-    const c = new Uint32Array(n);
+    const h = new Uint32Array(n);
     for (let l = n - 1; l >= 0; l--) e[r[s[l] & L - 1]++] = l;
     for (let l = 0; l < n; l++) {
       const u = e[l];
-      c[r[L + (s[u] >>> X)]++] = u;
+      h[r[L + (s[u] >>> W)]++] = u;
     }
-    return c;
+    return h;
   }
 }
 function ot(o, t) {
@@ -948,22 +952,20 @@ class ee {
       throw new yt(
         "This browser does not offer WebGL2, which draws the avatar. Use a current browser, or switch on graphics acceleration in its settings."
       );
-    this.gl = e, this.half = !!e.getExtension("EXT_color_buffer_float"), this.poser = new Ft(s), this.rows = Math.ceil(s.count / F);
+    this.gl = e, this.canHalf = !!e.getExtension("EXT_color_buffer_float"), this.poser = new Ft(s), this.rows = Math.ceil(s.count / M);
     const r = new Uint16Array(3 * s.count), n = new Float32Array(3 * s.count);
-    for (let u = 0; u < s.count; u++)
-      for (let d = 0; d < 3; d++)
-        r[3 * u + d] = s.triangles[3 * s.triangle[u] + d], n[3 * u + d] = s.barycentric[3 * u + d] * s.follow[u];
-    this.sorting = Kt(s, r, n), this.programs = {
-      pose: G(e, nt, Yt(this.poser.shapes, s.branches.length)),
-      splat: G(e, Vt, jt),
-      resolve: G(e, nt, Qt)
+    for (let l = 0; l < s.count; l++)
+      for (let u = 0; u < 3; u++)
+        r[3 * l + u] = s.triangles[3 * s.triangle[l] + u], n[3 * l + u] = s.barycentric[3 * l + u] * s.follow[l];
+    this.sorting = Vt(s, r, n), this.programs = {
+      pose: G(e, nt, jt(this.poser.shapes, s.branches.length)),
+      splat: G(e, Qt, Kt),
+      resolve: G(e, nt, Yt)
     }, this.textures = this.fill(r, n);
-    const i = () => this.texture(e.RGBA32UI, F, this.rows), [h, a] = [i(), i()];
-    this.posed = { frame: at(e, [h, a]), first: h, second: a }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
-    const { pose: c } = this.programs;
-    e.uniformBlockBinding(c.handle, e.getUniformBlockIndex(c.handle, "Weights"), 0), this.order = e.createBuffer(), this.quads = e.createVertexArray(), this.empty = e.createVertexArray(), e.bindVertexArray(this.quads), e.bindBuffer(e.ARRAY_BUFFER, this.order), e.bufferData(e.ARRAY_BUFFER, 4 * s.count, e.DYNAMIC_DRAW);
-    const l = e.getAttribLocation(this.programs.splat.handle, "a_index");
-    e.enableVertexAttribArray(l), e.vertexAttribIPointer(l, 1, e.UNSIGNED_INT, 0, 0), e.vertexAttribDivisor(l, 1), e.bindVertexArray(null), this.worker = this.startWorker(), this.sorterKind = this.worker ? "worker" : "page";
+    const i = () => this.texture(e.RGBA32UI, M, this.rows), [a, c] = [i(), i()];
+    this.posed = { frame: at(e, [a, c]), first: a, second: c }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
+    const { pose: h } = this.programs;
+    e.uniformBlockBinding(h.handle, e.getUniformBlockIndex(h.handle, "Weights"), 0), this.order = this.texture(e.R32UI, M, this.rows), this.empty = e.createVertexArray(), this.worker = this.startWorker(), this.sorterKind = this.worker ? "worker" : "page";
   }
   canvas;
   data;
@@ -984,10 +986,11 @@ class ee {
   textures;
   order;
   weights;
-  quads;
   empty;
   sum = null;
-  half;
+  /** Blend in half precision where the browser can; 8 bits are half the work of software WebGL. */
+  fine = !0;
+  canHalf;
   drive = null;
   ordered = !1;
   rows;
@@ -1013,19 +1016,19 @@ class ee {
     (this.canvas.width !== t.width || this.canvas.height !== t.height) && (this.canvas.width = t.width, this.canvas.height = t.height);
     const i = Zt(n, [t.T[8], t.T[9], t.T[10], t.T[11]]);
     e === "now" || !this.ordered || !this.worker && e === "soon" ? this.sortHere(i) : e === "soon" && this.sortThere(i);
-    const h = performance.now();
-    this.upload(n);
     const a = performance.now();
-    this.posePass(n, t), this.splatPass(t, s), this.times.upload = a - h, this.times.draw = performance.now() - a;
+    this.upload(n);
+    const c = performance.now();
+    this.posePass(n, t), this.splatPass(t, s), this.times.upload = c - a, this.times.draw = performance.now() - c;
   }
   /** Return the canvas's pixels, RGBA from the top row; only in the task that drew it. */
   pixels() {
     const { gl: t, canvas: s } = this, { width: e, height: r } = s, n = new Uint8Array(4 * e * r);
     t.bindFramebuffer(t.FRAMEBUFFER, null), t.readPixels(0, 0, e, r, t.RGBA, t.UNSIGNED_BYTE, n);
     const i = new Uint8Array(n.length);
-    for (let h = 0; h < r; h++) {
-      const a = n.subarray(4 * e * h, 4 * e * (h + 1));
-      i.set(a, 4 * e * (r - 1 - h));
+    for (let a = 0; a < r; a++) {
+      const c = n.subarray(4 * e * a, 4 * e * (a + 1));
+      i.set(c, 4 * e * (r - 1 - a));
     }
     return i;
   }
@@ -1069,8 +1072,18 @@ class ee {
     this.takeOrder(this.sorter.order(t)), this.times.sort = performance.now() - s;
   }
   takeOrder(t) {
-    const { gl: s } = this;
-    s.bindBuffer(s.ARRAY_BUFFER, this.order), s.bufferSubData(s.ARRAY_BUFFER, 0, t), this.ordered = !0;
+    const { gl: s } = this, e = new Uint32Array(M * this.rows);
+    e.set(t), s.activeTexture(s.TEXTURE0), s.bindTexture(s.TEXTURE_2D, this.order), s.texSubImage2D(
+      s.TEXTURE_2D,
+      0,
+      0,
+      0,
+      M,
+      this.rows,
+      s.RED_INTEGER,
+      s.UNSIGNED_INT,
+      e
+    ), this.ordered = !0;
   }
   upload(t) {
     const { gl: s } = this;
@@ -1078,95 +1091,95 @@ class ee {
   }
   /** Overwrite a float texture of WIDTH columns with as many numbers as there are. */
   refill(t, s, e, r) {
-    const { gl: n } = this, i = Math.ceil(e.length / r / F), h = new Float32Array(i * F * r);
-    h.set(e), n.activeTexture(n.TEXTURE0), n.bindTexture(n.TEXTURE_2D, t), n.texSubImage2D(n.TEXTURE_2D, 0, 0, 0, F, i, s, n.FLOAT, h);
+    const { gl: n } = this, i = Math.ceil(e.length / r / M), a = new Float32Array(i * M * r);
+    a.set(e), n.activeTexture(n.TEXTURE0), n.bindTexture(n.TEXTURE_2D, t), n.texSubImage2D(n.TEXTURE_2D, 0, 0, 0, M, i, s, n.FLOAT, a);
   }
   posePass(t, s) {
     const { gl: e, data: r } = this, { pose: n } = this.programs;
-    e.useProgram(n.handle), e.bindFramebuffer(e.FRAMEBUFFER, this.posed.frame), e.drawBuffers([e.COLOR_ATTACHMENT0, e.COLOR_ATTACHMENT1]), e.viewport(0, 0, F, this.rows), e.disable(e.BLEND);
-    const { rest: i, bind: h, offsets: a, lattice: c, growth: l } = this.textures;
-    this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, h, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, a, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, c, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
+    e.useProgram(n.handle), e.bindFramebuffer(e.FRAMEBUFFER, this.posed.frame), e.drawBuffers([e.COLOR_ATTACHMENT0, e.COLOR_ATTACHMENT1]), e.viewport(0, 0, M, this.rows), e.disable(e.BLEND);
+    const { rest: i, bind: a, offsets: c, lattice: h, growth: l } = this.textures;
+    this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, a, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, c, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, h, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
     const u = [];
-    let d = 0;
+    let m = 0;
     for (const b of r.branches)
-      u.push(b.first, b.first + b.count, d, b.shapes), d += b.shapes;
+      u.push(b.first, b.first + b.count, m, b.shapes), m += b.shapes;
     e.uniform4iv(n.at("u_branches"), u), e.uniform1i(n.at("u_count"), r.count), e.uniform1f(n.at("u_largest"), r.largest);
     const w = (b, U) => e.uniformMatrix3fv(n.at(b), !1, H(U));
     w("u_head", S(t.head)), w("u_torso", S(t.torso)), w("u_camera", S(s.T)), e.uniformMatrix3fv(n.at("u_eyes"), !1, t.eyes.flatMap(H)), e.uniform3f(n.at("u_headAt"), t.head[3], t.head[7], t.head[11]), e.uniform3f(n.at("u_torsoAt"), t.torso[3], t.torso[7], t.torso[11]), e.uniform3f(n.at("u_cameraAt"), s.T[3], s.T[7], s.T[11]), e.uniform3fv(n.at("u_eyeAt"), r.eyeballs), e.uniform4fv(n.at("u_headQuat"), t.headQuat), e.uniform4fv(n.at("u_torsoQuat"), t.torsoQuat), e.uniform4fv(n.at("u_eyeQuat"), t.eyeQuats.flat());
-    const [x, m, g, f] = s.K, { width: p, height: R } = s;
-    e.uniform4f(n.at("u_lens"), x, m, g, f);
-    const y = 0.15 * p / x, A = 0.15 * R / m, E = [-(g / x + y), -(f / m + A)], v = [(p - g) / x + y, (R - f) / m + A];
-    e.uniform4f(n.at("u_bounds"), E[0], v[0], E[1], v[1]), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
+    const [x, d, g, f] = s.K, { width: p, height: R } = s;
+    e.uniform4f(n.at("u_lens"), x, d, g, f);
+    const y = 0.15 * p / x, E = 0.15 * R / d, A = [-(g / x + y), -(f / d + E)], _ = [(p - g) / x + y, (R - f) / d + E];
+    e.uniform4f(n.at("u_bounds"), A[0], _[0], A[1], _[1]), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   splatPass(t, s) {
-    const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: h } = t, a = this.target(i, h);
-    e.bindFramebuffer(e.FRAMEBUFFER, a.frame), e.viewport(0, 0, i, h), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, h), e.bindVertexArray(this.quads), e.drawArraysInstanced(e.TRIANGLE_STRIP, 0, 4, this.data.count), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, h), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, a.texture, 0);
-    const [c, l, u, d] = s;
-    e.uniform4f(n.at("u_background"), c * d, l * d, u * d, d), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
+    const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: a } = t, c = this.target(i, a);
+    e.bindFramebuffer(e.FRAMEBUFFER, c.frame), e.viewport(0, 0, i, a), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, a), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 6 * this.data.count), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, a), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, c.texture, 0);
+    const [h, l, u, m] = s;
+    e.uniform4f(n.at("u_background"), h * m, l * m, u * m, m), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   target(t, s) {
-    const { gl: e } = this;
-    if (this.sum && this.sum.width === t && this.sum.height === s) return this.sum;
+    const { gl: e } = this, r = this.fine && this.canHalf ? e.RGBA16F : e.RGBA8, n = this.sum;
+    if (n && n.width === t && n.height === s && n.format === r) return n;
     this.sum && (e.deleteFramebuffer(this.sum.frame), e.deleteTexture(this.sum.texture));
-    const r = this.texture(this.half ? e.RGBA16F : e.RGBA8, t, s);
-    return this.sum = { frame: at(e, [r]), texture: r, width: t, height: s }, this.sum;
+    const i = this.texture(r, t, s);
+    return this.sum = { frame: at(e, [i]), texture: i, width: t, height: s, format: r }, this.sum;
   }
   bind(t, s, e, r, n) {
     const { gl: i } = this;
     i.activeTexture(i.TEXTURE0 + n), i.bindTexture(e, r), i.uniform1i(t.at(s), n);
   }
   texture(t, s, e, r = 0) {
-    const { gl: n } = this, i = r ? n.TEXTURE_2D_ARRAY : n.TEXTURE_2D, h = n.createTexture();
-    n.bindTexture(i, h), r ? n.texStorage3D(i, 1, t, s, e, r) : n.texStorage2D(i, 1, t, s, e);
-    for (const a of [n.TEXTURE_MIN_FILTER, n.TEXTURE_MAG_FILTER])
-      n.texParameteri(i, a, n.NEAREST);
-    return h;
+    const { gl: n } = this, i = r ? n.TEXTURE_2D_ARRAY : n.TEXTURE_2D, a = n.createTexture();
+    n.bindTexture(i, a), r ? n.texStorage3D(i, 1, t, s, e, r) : n.texStorage2D(i, 1, t, s, e);
+    for (const c of [n.TEXTURE_MIN_FILTER, n.TEXTURE_MAG_FILTER])
+      n.texParameteri(i, c, n.NEAREST);
+    return a;
   }
   /** Put into textures what does not change. */
   fill(t, s) {
-    const { gl: e, data: r, rows: n } = this, i = F * n, h = new Float32Array(20 * i), a = new Uint32Array(4 * i), c = (f) => 1 / (1 + Math.exp(-f));
+    const { gl: e, data: r, rows: n } = this, i = M * n, a = new Float32Array(20 * i), c = new Uint32Array(4 * i), h = (f) => 1 / (1 + Math.exp(-f));
     for (let f = 0; f < r.count; f++) {
-      const p = (R, y, A, E) => {
-        const v = 4 * (R * i + f);
-        for (let b = 0; b < A; b++) h[v + b] = y[A * f + b];
-        E !== void 0 && (h[v + 3] = E);
+      const p = (R, y, E, A) => {
+        const _ = 4 * (R * i + f);
+        for (let b = 0; b < E; b++) a[_ + b] = y[E * f + b];
+        A !== void 0 && (a[_ + 3] = A);
       };
-      p(0, r.means, 3, c(r.opacities[f])), p(1, r.quats, 4), p(2, r.logScales, 3, c(r.torso[f])), p(3, r.colours, 3, r.follow[f]), p(4, s, 3), a[4 * f] = t[3 * f] | t[3 * f + 1] << 16, a[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, a[4 * f + 2] = r.eye[f] + 1;
+      p(0, r.means, 3, h(r.opacities[f])), p(1, r.quats, 4), p(2, r.logScales, 3, h(r.torso[f])), p(3, r.colours, 3, r.follow[f]), p(4, s, 3), c[4 * f] = t[3 * f] | t[3 * f + 1] << 16, c[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, c[4 * f + 2] = r.eye[f] + 1;
     }
-    const l = this.texture(e.RGBA32F, F, n, 5);
+    const l = this.texture(e.RGBA32F, M, n, 5);
     e.texSubImage3D(
       e.TEXTURE_2D_ARRAY,
       0,
       0,
       0,
       0,
-      F,
+      M,
       n,
       5,
       e.RGBA,
       e.FLOAT,
-      h
+      a
     );
-    const u = this.texture(e.RGBA32UI, F, n);
+    const u = this.texture(e.RGBA32UI, M, n);
     e.texSubImage2D(
       e.TEXTURE_2D,
       0,
       0,
       0,
-      F,
+      M,
       n,
       e.RGBA_INTEGER,
       e.UNSIGNED_INT,
-      a
+      c
     );
-    const d = Math.max(...r.branches.map((f) => f.shapes)), w = this.texture(e.RGBA32UI, F, n, d), x = new Int8Array(16 * i), m = new Uint32Array(x.buffer);
-    for (let f = 0; f < d; f++) {
+    const m = Math.max(...r.branches.map((f) => f.shapes)), w = this.texture(e.RGBA32UI, M, n, m), x = new Int8Array(16 * i), d = new Uint32Array(x.buffer);
+    for (let f = 0; f < m; f++) {
       x.fill(0);
-      for (const { first: p, count: R, shapes: y, offsets: A } of r.branches)
+      for (const { first: p, count: R, shapes: y, offsets: E } of r.branches)
         if (!(f >= y))
-          for (let E = 0; E < 13; E++) {
-            const v = (f * 13 + E) * R;
-            for (let b = 0; b < R; b++) x[16 * (p + b) + E] = A[v + b];
+          for (let A = 0; A < 13; A++) {
+            const _ = (f * 13 + A) * R;
+            for (let b = 0; b < R; b++) x[16 * (p + b) + A] = E[_ + b];
           }
       e.texSubImage3D(
         e.TEXTURE_2D_ARRAY,
@@ -1174,21 +1187,21 @@ class ee {
         0,
         0,
         f,
-        F,
+        M,
         n,
         1,
         e.RGBA_INTEGER,
         e.UNSIGNED_INT,
-        m
+        d
       );
     }
-    const g = (f) => Math.ceil(f / F);
+    const g = (f) => Math.ceil(f / M);
     return {
       rest: l,
       bind: u,
       offsets: w,
-      lattice: this.texture(e.RGBA32F, F, g(r.lattice.length / 3)),
-      growth: this.texture(e.R32F, F, g(r.triangles.length / 3))
+      lattice: this.texture(e.RGBA32F, M, g(r.lattice.length / 3)),
+      growth: this.texture(e.R32F, M, g(r.triangles.length / 3))
     };
   }
 }
@@ -1244,7 +1257,7 @@ class oe extends HTMLElement {
   listeners = /* @__PURE__ */ new Map();
   look;
   idling;
-  controls = ht();
+  controls = ct();
   exact = null;
   clip = null;
   urls = /* @__PURE__ */ new Map();
@@ -1295,7 +1308,7 @@ class oe extends HTMLElement {
   /** Show an avatar from its bytes, as they are in a .bin file. */
   async load(t) {
     try {
-      const s = await _t(t);
+      const s = await vt(t);
       if (this.data = s, this.clips = s.clips, this.look = new mt(s.names, s.look), this.idling = new Lt(s.names), this.camera = new Ht(s), this.camera.onChange = () => this.touch(), this.camera.listen(this.canvas), this.start(), !this.renderer) return;
       this.settle.resolve(this), this.emit("ready", s);
     } catch (s) {
@@ -1311,7 +1324,7 @@ class oe extends HTMLElement {
       if (e[0] !== 60) return await this.load(e);
       const r = new TextDecoder().decode(e), i = new DOMParser().parseFromString(r, "text/html").getElementById("avatar-data")?.textContent;
       if (!i) throw new Error(`${t} is a web page without an avatar.`);
-      return await this.load(At(i));
+      return await this.load(Et(i));
     } catch (s) {
       this.fail(s);
     }
@@ -1336,7 +1349,7 @@ class oe extends HTMLElement {
     const s = this.need().names;
     for (const [e, r] of Object.entries(t)) {
       const n = s.indexOf(e);
-      if (n < 0 || n >= M) throw new Error(`'${e}' is none of the 52 ARKit coefficients.`);
+      if (n < 0 || n >= T) throw new Error(`'${e}' is none of the 52 ARKit coefficients.`);
       if (!Number.isFinite(r)) throw new Error(`'${e}' must be a number; got ${r}.`);
       this.controls.weights[n] = Math.min(1, Math.max(0, r));
     }
@@ -1345,7 +1358,7 @@ class oe extends HTMLElement {
   /** What `setExpression` set, by name; zeros left out. */
   getExpression() {
     const t = {};
-    return this.need().names.slice(0, M).forEach((s, e) => {
+    return this.need().names.slice(0, T).forEach((s, e) => {
       this.controls.weights[e] && (t[s] = this.controls.weights[e]);
     }), t;
   }
@@ -1355,11 +1368,11 @@ class oe extends HTMLElement {
   }
   /** Turn the head from rest (or on top of the clip), degrees: yaw to the subject's left, pitch up. */
   setHead(t) {
-    Object.assign(this.controls.head, ct(t)), this.changed();
+    Object.assign(this.controls.head, ht(t)), this.changed();
   }
   /** Turn the eyes, degrees: yaw to the subject's left, pitch up. */
   setGaze(t) {
-    Object.assign(this.controls.gaze, ct(t)), this.changed();
+    Object.assign(this.controls.gaze, ht(t)), this.changed();
   }
   get pose() {
     return { head: { ...this.controls.head }, gaze: { ...this.controls.gaze } };
@@ -1418,13 +1431,13 @@ class oe extends HTMLElement {
   }
   /** Add the motion of an ARKit CSV file and return its name; throws a sentence on a bad file. */
   async addCsv(t) {
-    const s = await Dt(t, this.need()), e = new Set(this.clips.map((n) => n.name)), r = s.name;
+    const s = await It(t, this.need()), e = new Set(this.clips.map((n) => n.name)), r = s.name;
     for (let n = 2; e.has(s.name); n++) s.name = `${r} (${n})`;
     return this.clips.push(s), this.changed(), s.name;
   }
   /** Move the mouth by what the microphone hears: a rough guess without training. */
   async followMicrophone() {
-    this.stopMicrophone(), this.microphone = await V.open(this.need().names), this.changed();
+    this.stopMicrophone(), this.microphone = await Q.open(this.need().names), this.changed();
   }
   stopMicrophone() {
     this.microphone?.close(), this.microphone = null, this.changed();
@@ -1445,31 +1458,35 @@ class oe extends HTMLElement {
     const s = this.renderer;
     if (!s) throw new Error("There is no avatar to draw.");
     const e = t.width ?? this.canvas.width, r = t.height ?? this.canvas.height, n = t.camera ?? this.camera.camera(e, r);
-    return s.pose(s.driveOf(t.state ?? this.state(0))), s.picture(n, this.background, "now"), this.dirty = !0, { width: n.width, height: n.height, pixels: s.pixels() };
+    return s.fine = !0, s.pose(s.driveOf(t.state ?? this.state(0))), s.picture(n, this.background, "now"), this.dirty = !0, { width: n.width, height: n.height, pixels: s.pixels() };
   }
   /** Draw many pictures of random expressions, each waited for, and return medians in milliseconds. */
-  async measure(t, s, e) {
-    const r = this.renderer, n = [], i = [];
-    for (let c = 0; c < t; c++) {
-      const l = this.state(0);
-      for (let p = 0; p < M; p++) l.expression[p] = Math.random() * 0.5;
-      const u = this.camera.camera(s, e), d = performance.now();
-      r.pose(r.driveOf(l)), r.picture(u, this.background);
+  async measure(t, s, e, r = !0) {
+    const n = this.renderer;
+    cancelAnimationFrame(this.request);
+    const i = [], a = [];
+    for (let l = 0; l < t; l++) {
+      const u = this.state(0);
+      for (let p = 0; p < T; p++) u.expression[p] = Math.random() * 0.5;
+      const m = this.camera.camera(s, e);
+      n.fine = r;
       const w = performance.now();
-      r.finish();
-      const x = performance.now(), { pose: m, upload: g, sort: f } = r.times;
-      n.push([m, g, w - d, x - w, x - d]), await new Promise((p) => setTimeout(p)), i.push(f);
+      n.pose(n.driveOf(u)), n.picture(m, this.background);
+      const x = performance.now();
+      n.finish();
+      const d = performance.now(), { pose: g, upload: f } = n.times;
+      i.push([g, f, x - w, d - x, d - w]), await new Promise((p) => setTimeout(p, 20)), a.push(n.times.sort);
     }
-    this.dirty = !0;
-    const h = (c) => c.sort((l, u) => l - u)[c.length >> 1], a = (c) => h(n.map((l) => l[c]));
+    this.request = requestAnimationFrame(this.tick), this.dirty = !0;
+    const c = (l) => l.sort((u, m) => u - m)[l.length >> 1], h = (l) => c(i.map((u) => u[l]));
     return {
-      pose_ms: a(0),
-      upload_ms: a(1),
-      page_ms: a(2),
-      draw_ms: a(3),
-      picture_ms: a(4),
-      sort_ms: h(i.slice(t >> 2)),
-      frames_per_s: 1e3 / a(4)
+      pose_ms: h(0),
+      upload_ms: h(1),
+      page_ms: h(2),
+      draw_ms: h(3),
+      picture_ms: h(4),
+      sort_ms: c(a.slice(t >> 2)),
+      frames_per_s: 1e3 / h(4)
     };
   }
   // --- events
@@ -1516,10 +1533,10 @@ class oe extends HTMLElement {
     if (this.idle && !this.clip) {
       const { controls: n, rise: i } = this.idling.at(t / 1e3);
       r = P(r, n, this.look, e);
-      for (const h of [r.head = r.head.slice(), r.torso = r.torso.slice()])
-        s.view.up.forEach((a, c) => h[4 * c + 3] += i * a);
+      for (const a of [r.head = r.head.slice(), r.torso = r.torso.slice()])
+        s.view.up.forEach((c, h) => a[4 * h + 3] += i * c);
     }
-    return this.microphone && (this.microphone.listen(), r = P(r, { ...ht(), weights: this.microphone.weights }, this.look, e)), P(r, this.controls, this.look, e);
+    return this.microphone && (this.microphone.listen(), r = P(r, { ...ct(), weights: this.microphone.weights }, this.look, e)), P(r, this.controls, this.look, e);
   }
   tick = (t) => {
     this.request = requestAnimationFrame(this.tick);
@@ -1530,8 +1547,8 @@ class oe extends HTMLElement {
     if (e && (this.dirty = !0), this.adapt(e || this.dirty, s), !this.dirty && !this.reordered) return;
     const [r, n] = this.size();
     if (r === 0 || n === 0) return;
-    const { renderer: i, dirty: h } = this;
-    if (this.dirty = this.reordered = !1, h && i.pose(i.driveOf(this.state(t))), i.picture(this.camera.camera(r, n), this.background, h ? "soon" : "not"), !!h) {
+    const { renderer: i, dirty: a } = this;
+    if (this.dirty = this.reordered = !1, i.fine = this.scale === 1, a && i.pose(i.driveOf(this.state(t))), i.picture(this.camera.camera(r, n), this.background, a ? "soon" : "not"), !!a) {
       for (this.frames.push(t); this.frames[0] < t - 1e3; ) this.frames.shift();
       this.emit("frame", {
         time: this.time,
@@ -1566,14 +1583,14 @@ class oe extends HTMLElement {
     };
   }
 }
-function ht() {
+function ct() {
   return {
-    weights: new Float32Array(M),
+    weights: new Float32Array(T),
     gaze: { yaw: 0, pitch: 0 },
     head: { yaw: 0, pitch: 0, roll: 0 }
   };
 }
-function ct(o) {
+function ht(o) {
   for (const [t, s] of Object.entries(o))
     if (!["yaw", "pitch", "roll"].includes(t) || !Number.isFinite(s))
       throw new Error(`An angle is yaw, pitch or roll in degrees; got ${t} ${s}.`);

@@ -53,7 +53,7 @@ export class Panels {
   private readonly microphoneBox = make("input", { type: "checkbox", id: "microphone" });
   private readonly muteButton = button("🔊", () => this.toggleSound(), "Sound on or off");
 
-  constructor(app: HTMLElement, private readonly avatar: AvatarHead) {
+  constructor(private readonly app: HTMLElement, private readonly avatar: AvatarHead) {
     const data = avatar.data!;
     const tabs: [string, Node][] = [
       ["Expression", this.expression()],
@@ -83,7 +83,8 @@ export class Panels {
       button("?", () => this.help(), "Keyboard shortcuts (?)"));
     this.notice.addEventListener("click", () => this.say(""));
     app.append(this.panel, this.bar, corner, this.statistics, this.notice, this.helpBox);
-    if (matchMedia("(max-width: 700px)").matches) this.toggle();
+    // On a phone the face comes first.
+    if (!matchMedia("(max-width: 700px)").matches) this.toggle();
   }
 
   // --- building
@@ -255,7 +256,7 @@ export class Panels {
   }
 
   toggle(): void {
-    this.panel.classList.toggle("away");
+    this.app.classList.toggle("open");
   }
 
   toggleStats(): void {
@@ -263,7 +264,7 @@ export class Panels {
   }
 
   search(): void {
-    this.panel.classList.remove("away");
+    this.app.classList.add("open");
     this.panel.querySelector<HTMLElement>("[role=tab]")!.click();
     this.find.focus();
   }

@@ -22,6 +22,14 @@ export interface Times {
   sort: number; // in the worker, or on the page's thread where workers are refused
 }
 
+interface Target {
+  frame: WebGLFramebuffer;
+  texture: WebGLTexture;
+  width: number;
+  height: number;
+  format: number;
+}
+
 export class NoWebGL extends Error {}
 
 export class Renderer {
@@ -39,13 +47,13 @@ export class Renderer {
   private readonly programs: { pose: Program; splat: Program; resolve: Program };
   private readonly posed: { frame: WebGLFramebuffer; first: WebGLTexture; second: WebGLTexture };
   private readonly textures: Record<"rest" | "bind" | "offsets" | "lattice" | "growth", WebGLTexture>;
-  private readonly order: WebGLBuffer;
+  private readonly order: WebGLTexture;
   private readonly weights: WebGLBuffer;
-  private readonly quads: WebGLVertexArrayObject;
   private readonly empty: WebGLVertexArrayObject;
-  private sum: { frame: WebGLFramebuffer; texture: WebGLTexture; width: number; height: number } | null =
-    null;
-  private readonly half: boolean;
+  private sum: Target | null = null;
+  /** Blend in half precision where the browser can; 8 bits are half the work of software WebGL. */
+  fine = true;
+  private readonly canHalf: boolean;
   private drive: Drive | null = null;
   private ordered = false;
   private readonly rows: number;
@@ -64,8 +72,8 @@ export class Renderer {
       );
     }
     this.gl = gl;
-    // Blending hundreds of layers in 8 bits rounds as many times; half precision does not show.
-    this.half = !!gl.getExtension("EXT_color_buffer_float");
+    // Blending hundreds of layers in 8 bits rounds as many times.
+    this.canHalf = !!gl.getExtension("EXT_color_buffer_float");
     this.poser = new Poser(data);
     this.rows = Math.ceil(data.count / WIDTH);
     const corners = new Uint16Array(3 * data.count);
@@ -91,17 +99,8 @@ export class Renderer {
     gl.bufferData(gl.UNIFORM_BUFFER, this.poser.shapes * 64, gl.DYNAMIC_DRAW);
     const { pose } = this.programs;
     gl.uniformBlockBinding(pose.handle, gl.getUniformBlockIndex(pose.handle, "Weights"), 0);
-    this.order = gl.createBuffer()!;
-    this.quads = gl.createVertexArray()!;
+    this.order = this.texture(gl.R32UI, WIDTH, this.rows);
     this.empty = gl.createVertexArray()!;
-    gl.bindVertexArray(this.quads);
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.order);
-    gl.bufferData(gl.ARRAY_BUFFER, 4 * data.count, gl.DYNAMIC_DRAW);
-    const at = gl.getAttribLocation(this.programs.splat.handle, "a_index");
-    gl.enableVertexAttribArray(at);
-    gl.vertexAttribIPointer(at, 1, gl.UNSIGNED_INT, 0, 0);
-    gl.vertexAttribDivisor(at, 1);
-    gl.bindVertexArray(null);
     this.worker = this.startWorker();
     this.sorterKind = this.worker ? "worker" : "page";
   }
@@ -221,8 +220,13 @@ export class Renderer {
 
   private takeOrder(order: Uint32Array): void {
     const { gl } = this;
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.order);
-    gl.bufferSubData(gl.ARRAY_BUFFER, 0, order);
+    const padded = new Uint32Array(WIDTH * this.rows);
+    padded.set(order);
+    gl.activeTexture(gl.TEXTURE0);
+    gl.bindTexture(gl.TEXTURE_2D, this.order);
+    gl.texSubImage2D(
+      gl.TEXTURE_2D, 0, 0, 0, WIDTH, this.rows, gl.RED_INTEGER, gl.UNSIGNED_INT, padded,
+    );
     this.ordered = true;
   }
 
@@ -308,8 +312,9 @@ export class Renderer {
     this.bind(splat, "u_first", gl.TEXTURE_2D, this.posed.first, 0);
     this.bind(splat, "u_second", gl.TEXTURE_2D, this.posed.second, 1);
     gl.uniform2f(splat.at("u_size"), width, height);
-    gl.bindVertexArray(this.quads);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.data.count);
+    this.bind(splat, "u_order", gl.TEXTURE_2D, this.order, 2);
+    gl.bindVertexArray(this.empty);
+    gl.drawArrays(gl.TRIANGLES, 0, 6 * this.data.count);
     gl.disable(gl.BLEND);
     gl.bindFramebuffer(gl.FRAMEBUFFER, null);
     gl.viewport(0, 0, width, height);
@@ -321,15 +326,17 @@ export class Renderer {
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
 
-  private target(width: number, height: number) {
+  private target(width: number, height: number): Target {
     const { gl } = this;
-    if (this.sum && this.sum.width === width && this.sum.height === height) return this.sum;
+    const format = this.fine && this.canHalf ? gl.RGBA16F : gl.RGBA8;
+    const old = this.sum;
+    if (old && old.width === width && old.height === height && old.format === format) return old;
     if (this.sum) {
       gl.deleteFramebuffer(this.sum.frame);
       gl.deleteTexture(this.sum.texture);
     }
-    const texture = this.texture(this.half ? gl.RGBA16F : gl.RGBA8, width, height);
-    this.sum = { frame: framebuffer(gl, [texture]), texture, width, height };
+    const texture = this.texture(format, width, height);
+    this.sum = { frame: framebuffer(gl, [texture]), texture, width, height, format };
     return this.sum;
   }
 

@@ -32,8 +32,8 @@ uniform vec3 u_headAt, u_torsoAt, u_eyeAt[2], u_cameraAt;
 uniform vec4 u_headQuat, u_torsoQuat, u_eyeQuat[2];
 uniform vec4 u_lens;   // fx, fy, cx, cy
 uniform vec4 u_bounds; // of x/z and y/z in the Jacobian: low, high, low, high
-layout(location = 0) out uvec4 o_first;  // centre, covariance 00, 01
-layout(location = 1) out uvec4 o_second; // covariance 11, opacity, colour in half precision
+layout(location = 0) out uvec4 o_first;  // centre, long half axis: one standard deviation, pixels
+layout(location = 1) out uvec4 o_second; // short half axis, opacity, colour in half precision
 
 vec4 turned(vec4 p, vec4 q) { // Hamilton product of (w, x, y, z)
   return vec4(p.x * q.x - p.y * q.y - p.z * q.z - p.w * q.w,
@@ -106,42 +106,48 @@ void main() {
   vec3 rowZ = vec3(W[0].z, W[1].z, W[2].z);
   vec3 u = u_lens.x * rz * (vec3(W[0].x, W[1].x, W[2].x) - ratio.x * rowZ);
   vec3 v = u_lens.y * rz * (vec3(W[0].y, W[1].y, W[2].y) - ratio.y * rowZ);
-  o_first = floatBitsToUint(vec4(centre, dot(u, u) + 0.3, dot(u, v)));
-  o_second = uvec4(floatBitsToUint(dot(v, v) + 0.3), floatBitsToUint(r0.w),
+  // The ellipse's axes, of the covariance with the blur of 0.3 pixels squared on its diagonal.
+  float c00 = dot(u, u) + 0.3, c01 = dot(u, v), c11 = dot(v, v) + 0.3;
+  vec3 area = cross(u, v);
+  float determinant = dot(area, area) + 0.3 * (c00 + c11) - 0.09;
+  float lean = 0.5 * (c00 - c11), radius = length(vec2(lean, c01));
+  float large = 0.5 * (c00 + c11) + radius;
+  vec2 along = radius < 1e-9 ? vec2(1.0, 0.0)
+    : normalize(lean >= 0.0 ? vec2(lean + radius, c01) : vec2(c01, radius - lean));
+  o_first = floatBitsToUint(vec4(centre, sqrt(large) * along));
+  o_second = uvec4(floatBitsToUint(sqrt(determinant / large)), floatBitsToUint(r0.w),
                    packHalf2x16(colour.xy), packHalf2x16(vec2(colour.z, 0.0)));
 }`;
 }
 
+// One triangle around each ellipse, and no instances: software WebGL takes each of those for a draw of
+// its own, and GPUs like neither instances nor the seam of a quad this small.
 export const SPLAT_VERTEX = `#version 300 es
 precision highp float;
 precision highp int;
 precision highp usampler2D;
-in uint a_index;
-uniform usampler2D u_first, u_second;
+uniform usampler2D u_first, u_second, u_order;
 uniform vec2 u_size;
 out vec2 v_at;
 flat out vec4 v_colour;
+ivec2 place(int i) { return ivec2(i % ${WIDTH}, i / ${WIDTH}); }
 void main() {
-  ivec2 place = ivec2(int(a_index) % ${WIDTH}, int(a_index) / ${WIDTH});
-  vec4 first = uintBitsToFloat(texelFetch(u_first, place, 0));
-  uvec4 second = texelFetch(u_second, place, 0);
+  int rank = gl_VertexID / 6, corner = gl_VertexID - 6 * rank;
+  ivec2 at = place(int(texelFetch(u_order, place(rank), 0).x));
+  uvec4 second = texelFetch(u_second, at, 0);
   float opacity = uintBitsToFloat(second.y);
   gl_Position = vec4(2.0, 2.0, 2.0, 1.0);
   v_at = vec2(0.0);
   v_colour = vec4(0.0);
   if (!(opacity >= 1.0 / 255.0)) return;
-  float a = first.z, b = first.w, c = uintBitsToFloat(second.x);
-  // Axes of the ellipse; alpha is 1/255 at this many standard deviations.
+  vec4 first = uintBitsToFloat(texelFetch(u_first, at, 0));
+  // Alpha is 1/255 at this many standard deviations.
   float extent = sqrt(max(0.0, 2.0 * log(255.0 * opacity))) + 1e-3;
-  float half_ = 0.5 * (a - c), radius = length(vec2(half_, b));
-  float large = 0.5 * (a + c) + radius;
-  float small = max(0.3, (a * c - b * b) / large);
-  vec2 along = radius < 1e-9 ? vec2(1.0, 0.0)
-    : normalize(half_ >= 0.0 ? vec2(half_ + radius, b) : vec2(b, radius - half_));
-  vec2 corner = vec2(float(gl_VertexID & 1), float(gl_VertexID >> 1)) * 2.0 - 1.0;
-  v_at = corner * extent;
-  vec2 reach = extent * sqrt(vec2(large, small));
-  vec2 pixel = first.xy + corner.x * reach.x * along + corner.y * reach.y * vec2(-along.y, along.x);
+  corner = corner < 3 ? corner : 6 - corner;
+  v_at = extent * (vec2(float(corner & 1), float(corner >> 1)) * 2.0 - 1.0);
+  float short_ = uintBitsToFloat(second.x);
+  vec2 across = vec2(-first.w, first.z) * (short_ / length(first.zw));
+  vec2 pixel = first.xy + v_at.x * first.zw + v_at.y * across;
   gl_Position = vec4(pixel.x / u_size.x * 2.0 - 1.0, 1.0 - pixel.y / u_size.y * 2.0, 0.0, 1.0);
   v_colour = vec4(unpackHalf2x16(second.z), unpackHalf2x16(second.w).x, opacity);
 }`;
