@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ EXPRESSIONS = 10
 SIZE = 512
 PICTURES = 30
 """Pictures that are timed."""
+
+
+WATCH_S = 6.0
+"""How long the idling head is watched; the frames of the last second count."""
+_WATCH = (
+    "avatar.on('frame', e => { window.seen = [e.stats.fps, e.stats.width, e.stats.height]; }); 0"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,10 @@ class WebBench:
     """Median of waiting for the GPU, or for software that stands in for it."""
     frames_per_s: float
     """With every picture waited for, at ``SIZE`` squared."""
+    moving_frames_per_s: float
+    """As a user has it, the head idling in a window of that size: slow machines draw fewer pixels."""
+    moving_pixels: tuple[int, int]
+    """Width and height that it then draws."""
     renderer: str
     """What draws for WebGL."""
 
@@ -85,6 +97,14 @@ def bench_web(avatar: Avatar, *, seed: int = 0, size: int = SIZE) -> WebBench:
             likeness = [psnr(browser, avatar, state, size) for state in states]
             # The page's own loop would draw in between and be counted.
             times = browser.run(f"avatar.measure({PICTURES}, {size}, {size})")
+            browser.resize(size, size)
+            # With the panel away all of the window is the avatar's.
+            browser.run(
+                "document.getElementById('app').classList.remove('open'); avatar.setIdle(true)"
+            )
+            browser.run(_WATCH)
+            time.sleep(WATCH_S)
+            moving = browser.run("window.seen")
             renderer = browser.run(
                 "(() => { const gl = document.createElement('canvas').getContext('webgl2');"
                 "const e = gl.getExtension('WEBGL_debug_renderer_info');"
@@ -101,6 +121,8 @@ def bench_web(avatar: Avatar, *, seed: int = 0, size: int = SIZE) -> WebBench:
         psnr_expressions=tuple(likeness[1:]),
         load_s=load_s,
         renderer=renderer,
+        moving_frames_per_s=moving[0],
+        moving_pixels=(int(moving[1]), int(moving[2])),
         **measured,
     )
 

@@ -167,7 +167,9 @@ class Chromium:
             if value := self.run(script):
                 return value
             time.sleep(0.05)
-        raise TimeoutError(f"{script} did not come true within {seconds:g} s; errors: {self.errors}")
+        raise TimeoutError(
+            f"{script} did not come true within {seconds:g} s; errors: {self.errors}"
+        )
 
     def picture(self) -> np.ndarray:
         """Return the page as it looks, uint8 [H, W, 3] RGB."""

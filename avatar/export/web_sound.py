@@ -45,7 +45,9 @@ def encode_sound(path: Path, start_s: float, seconds: float) -> WebSound:
         stream = container.add_stream("libmp3lame", rate=SOUND_RATE)
         stream.layout = layout
         stream.bit_rate = BIT_RATE * len(sound)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(sound), format="fltp", layout=layout
+        )
         frame.sample_rate = SOUND_RATE
         frame.time_base = Fraction(1, SOUND_RATE)
         frame.pts = 0

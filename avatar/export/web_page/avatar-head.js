@@ -1,48 +1,48 @@
-const bt = "HSPLATWB";
-const C = "The avatar's data is damaged. Export it again.";
+const _t = "HSPLATWB";
+const N = "The avatar's data is damaged. Export it again.";
 async function vt(o) {
-  const t = o[0] === 31 && o[1] === 139 ? await _t(o) : o;
-  if (new TextDecoder().decode(t.subarray(0, 8)) !== bt) throw new Error("This is no avatar for web pages. Make one with avatar export.");
+  const t = o[0] === 31 && o[1] === 139 ? await Et(o) : o;
+  if (new TextDecoder().decode(t.subarray(0, 8)) !== _t) throw new Error("This is no avatar for web pages. Make one with avatar export.");
   const e = new DataView(t.buffer, t.byteOffset);
   if (e.getUint32(8, !0) > 1)
     throw new Error("The avatar's data is newer than this script. Export both with one version.");
   const r = e.getUint32(12, !0);
-  if (16 + r > t.length) throw new Error(C);
+  if (16 + r > t.length) throw new Error(N);
   const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, a = (F) => {
-    const v = n.arrays[F];
-    if (!v || i + v.at + v.size > t.length) throw new Error(C);
-    return [t.slice(i + v.at, i + v.at + v.size), v.type];
+    const _ = n.arrays[F];
+    if (!_ || i + _.at + _.size > t.length) throw new Error(N);
+    return [t.slice(i + _.at, i + _.at + _.size), _.type];
   }, c = (F) => {
-    const [v, k] = a(F);
-    if (k === "f4") return new Float32Array(v.buffer);
-    if (k === "f2") return At(new Uint16Array(v.buffer));
-    if (k === "i2") return Float32Array.from(new Int16Array(v.buffer), (xt) => xt / 32767);
-    throw new Error(C);
-  }, h = (F) => new Int8Array(a(F)[0].buffer), l = (F) => new Uint16Array(a(F)[0].buffer), u = n.branches.map((F, v) => ({
+    const [_, k] = a(F);
+    if (k === "f4") return new Float32Array(_.buffer);
+    if (k === "f2") return Mt(new Uint16Array(_.buffer));
+    if (k === "i2") return Float32Array.from(new Int16Array(_.buffer), (bt) => bt / 32767);
+    throw new Error(N);
+  }, h = (F) => new Int8Array(a(F)[0].buffer), l = (F) => new Uint16Array(a(F)[0].buffer), u = n.branches.map((F, _) => ({
     first: F.first,
     count: F.count,
     shapes: F.shapes,
     sees: F.sees,
-    offsets: h(`branch${v}.offsets`),
-    scale: c(`branch${v}.scale`),
+    offsets: h(`branch${_}.offsets`),
+    scale: c(`branch${_}.scale`),
     layers: [...Array(F.layers).keys()].map((k) => ({
-      weight: c(`branch${v}.weight${k}`),
-      bias: c(`branch${v}.bias${k}`)
+      weight: c(`branch${_}.weight${k}`),
+      bias: c(`branch${_}.bias${k}`)
     }))
-  })), m = n.clips.map((F, v) => ({
+  })), d = n.clips.map((F, _) => ({
     name: F.name,
     fps: F.fps,
     frames: F.frames,
-    expression: c(`clip${v}.expression`),
-    gaze: c(`clip${v}.gaze`),
-    head: c(`clip${v}.head`),
-    torso: c(`clip${v}.torso`),
-    audio: F.mime ? new Blob([a(`clip${v}.audio`)[0]], { type: F.mime }) : null
-  })), { title: w, facts: x, count: d, names: g, groups: f, fps: p, view: R, camera: y, rest: E } = n, { largest: A, input_limit: _, most_growth: b, look: U, look_in_files: D } = n;
+    expression: c(`clip${_}.expression`),
+    gaze: c(`clip${_}.gaze`),
+    head: c(`clip${_}.head`),
+    torso: c(`clip${_}.torso`),
+    audio: F.mime ? new Blob([a(`clip${_}.audio`)[0]], { type: F.mime }) : null
+  })), { title: w, facts: x, count: m, names: g, groups: f, fps: p, view: R, camera: y, rest: E } = n, { largest: A, input_limit: v, most_growth: b, look: U, look_in_files: D } = n;
   return {
     title: w,
     facts: x,
-    count: d,
+    count: m,
     names: g,
     groups: f,
     fps: p,
@@ -50,8 +50,8 @@ async function vt(o) {
     look: U,
     camera: y,
     branches: u,
-    clips: m,
-    inputLimit: _,
+    clips: d,
+    inputLimit: v,
     mostGrowth: b,
     lookInFiles: D,
     view: R,
@@ -76,22 +76,22 @@ async function vt(o) {
     featureScale: c("feature_scale")
   };
 }
-async function _t(o) {
+async function Et(o) {
   if (typeof DecompressionStream > "u")
     throw new Error("This browser is too old to unpack the avatar. Use one from 2023 or later.");
   const t = new Blob([o]).stream().pipeThrough(new DecompressionStream("gzip"));
   try {
     return new Uint8Array(await new Response(t).arrayBuffer());
   } catch (s) {
-    throw new Error(C, { cause: s });
+    throw new Error(N, { cause: s });
   }
 }
-function Et(o) {
+function At(o) {
   const t = atob(o.trim()), s = new Uint8Array(t.length);
   for (let e = 0; e < t.length; e++) s[e] = t.charCodeAt(e);
   return s;
 }
-function At(o) {
+function Mt(o) {
   const t = new Float32Array(o.length);
   for (let s = 0; s < o.length; s++) {
     const e = o[s], r = e >> 10 & 31, n = e & 1023, i = r ? (1 + n / 1024) * 2 ** (r - 15) : n / 1024 * 2 ** -14;
@@ -99,7 +99,7 @@ function At(o) {
   }
   return t;
 }
-function Mt(o, t) {
+function Tt(o, t) {
   const s = new Array(16).fill(0);
   for (let e = 0; e < 4; e++)
     for (let r = 0; r < 4; r++)
@@ -123,7 +123,7 @@ function X(o, t) {
   const s = (e) => o[3 * e] * t[0] + o[3 * e + 1] * t[1] + o[3 * e + 2] * t[2];
   return [s(0), s(1), s(2)];
 }
-function lt(o, t) {
+function ut(o, t) {
   return [
     o[0],
     o[1],
@@ -152,7 +152,7 @@ function j(o) {
   const t = Math.hypot(...o) || 1;
   return [o[0] / t, o[1] / t, o[2] / t, o[3] / t];
 }
-function ut(o) {
+function ft(o) {
   const [t, s, e, r] = j(o);
   return [
     1 - 2 * (e * e + r * r),
@@ -166,31 +166,31 @@ function ut(o) {
     1 - 2 * (s * s + e * e)
   ];
 }
-function Tt(o, t, s) {
+function Rt(o, t, s) {
   const e = o[0] * t[0] + o[1] * t[1] + o[2] * t[2] + o[3] * t[3] < 0 ? -1 : 1, r = (n) => o[n] * (1 - s) + e * t[n] * s;
   return j([r(0), r(1), r(2), r(3)]);
 }
 function O(o) {
   const t = Math.hypot(...o), s = t / 2, e = t < 1e-9 ? 0.5 : Math.sin(s) / t;
-  return ut([Math.cos(s), o[0] * e, o[1] * e, o[2] * e]);
+  return ft([Math.cos(s), o[0] * e, o[1] * e, o[2] * e]);
 }
-function Rt(o) {
+function Ft(o) {
   let [t, s, e, r] = B(o);
   t < 0 && ([t, s, e, r] = [-t, -s, -e, -r]);
   const n = Math.hypot(s, e, r), i = n < 1e-9 ? 2 : 2 * Math.atan2(n, t) / n;
   return [s * i, e * i, r * i];
 }
-function ft(o, t, s) {
+function dt(o, t, s) {
   const e = $(O([0, o, 0]), O([-t, 0, 0]));
   return $(e, O([0, 0, s]));
 }
 const K = [0, -0.07, -0.02];
-function dt(o, t) {
+function mt(o, t) {
   const s = X(t, K), e = K.map((r, n) => r - s[n]);
-  return Mt(o, lt(t, e));
+  return Tt(o, ut(t, e));
 }
 const T = 52;
-class Ft {
+class zt {
   constructor(t) {
     this.data = t, this.shapes = t.branches.reduce((e, r) => e + r.shapes, 0), this.jawOpen = t.names.indexOf("jawOpen"), this.mouthClose = t.names.indexOf("mouthClose");
     const s = new Float32Array(t.lattice.length);
@@ -244,8 +244,8 @@ class Ft {
       return s[h] + t[h];
     };
     for (let i = 0; i < r.length; i++) {
-      const a = n(i, 0, 0), c = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - a, u = n(i, 1, 1) - c, m = n(i, 1, 2) - h, w = n(i, 2, 0) - a, x = n(i, 2, 1) - c, d = n(i, 2, 2) - h;
-      r[i] = Math.hypot(u * d - m * x, m * w - l * d, l * x - u * w);
+      const a = n(i, 0, 0), c = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - a, u = n(i, 1, 1) - c, d = n(i, 1, 2) - h, w = n(i, 2, 0) - a, x = n(i, 2, 1) - c, m = n(i, 2, 2) - h;
+      r[i] = Math.hypot(u * m - d * x, d * w - l * m, l * x - u * w);
     }
     return r;
   }
@@ -268,7 +268,7 @@ class Ft {
     const e = this.features(t, s), r = new Float32Array(this.shapes * 16);
     let n = 0;
     for (const i of this.data.branches) {
-      const a = zt(i, e);
+      const a = kt(i, e);
       for (let c = 0; c < i.shapes; c++)
         for (let h = 0; h < 13; h++) {
           const l = i.scale[13 * c + h] / 16129;
@@ -279,7 +279,7 @@ class Ft {
     return r;
   }
 }
-function zt(o, t) {
+function kt(o, t) {
   let s = o.sees ? Float32Array.from(o.sees, (e) => t[e]) : t;
   return o.layers.forEach(({ weight: e, bias: r }, n) => {
     const i = new Float32Array(r.length);
@@ -292,10 +292,10 @@ function zt(o, t) {
   }), s;
 }
 function Y(o, t) {
-  return [...Rt($(H(S(o)), S(t))), t[3] - o[3], t[7] - o[7], t[11] - o[11]];
+  return [...Ft($(H(S(o)), S(t))), t[3] - o[3], t[7] - o[7], t[11] - o[11]];
 }
 const I = Math.PI / 180;
-class mt {
+class pt {
   // per eye: out or in to the left, in or out to the right, up, down
   constructor(t, s) {
     this.full = s;
@@ -326,7 +326,7 @@ class mt {
     }), s;
   }
 }
-function kt(o, t) {
+function Ut(o, t) {
   const s = new Float32Array(o.names.length);
   s.set(t.weightsOf(o.rest.gaze));
   const { gaze: e, head: r, torso: n } = o.rest;
@@ -342,16 +342,16 @@ function P(o, t, s, e) {
     const f = r[g];
     r[g] = Math.max(Math.min(f + l[g], Math.max(f, 1)), Math.min(f, 0));
   }
-  const { yaw: u, pitch: m, roll: w } = t.head, x = ft(u * I, m * I, w * I), d = u || m || w ? dt(o.head, x) : o.head;
-  return { expression: r, gaze: a, head: d, torso: o.torso };
+  const { yaw: u, pitch: d, roll: w } = t.head, x = dt(u * I, d * I, w * I), m = u || d || w ? mt(o.head, x) : o.head;
+  return { expression: r, gaze: a, head: m, torso: o.torso };
 }
-function Ut(o, t) {
+function Lt(o, t) {
   const s = Math.min(Math.max(0, t * o.fps), o.frames - 1), e = Math.floor(s), r = Math.min(e + 1, o.frames - 1), n = s - e, i = (c, h) => Float32Array.from(
     { length: h },
     (l, u) => c[e * h + u] * (1 - n) + c[r * h + u] * n
   ), a = (c) => {
     const h = (l) => Array.from(c.subarray(7 * l, 7 * l + 4));
-    return lt(ut(Tt(h(e), h(r), n)), i(c, 7).subarray(4));
+    return ut(ft(Rt(h(e), h(r), n)), i(c, 7).subarray(4));
   };
   return {
     expression: i(o.expression, o.expression.length / o.frames),
@@ -360,7 +360,7 @@ function Ut(o, t) {
     torso: a(o.torso)
   };
 }
-class Lt {
+class St {
   blinkAt = 1.5;
   glanceAt = 2;
   glance = { yaw: 0, pitch: 0 };
@@ -382,7 +382,7 @@ class Lt {
     return { controls: { weights: s, gaze: this.glance, head: i }, rise: 9e-4 * n };
   }
 }
-const V = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, pt = [
+const V = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, wt = [
   "HeadYaw",
   "HeadPitch",
   "HeadRoll",
@@ -392,28 +392,28 @@ const V = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, pt = [
   "RightEyeYaw",
   "RightEyePitch",
   "RightEyeRoll"
-], St = ["blendshapecount", "frame", "_neutral"], Dt = [24, 25, 30, 50, 60, 120], N = "Expected a CSV of ARKit coefficients (0 to 1) under Apple's names, such as jawOpen, as the Live Link Face app records it.";
+], Dt = ["blendshapecount", "frame", "_neutral"], It = [24, 25, 30, 50, 60, 120], C = "Expected a CSV of ARKit coefficients (0 to 1) under Apple's names, such as jawOpen, as the Live Link Face app records it.";
 class z extends Error {
 }
-async function It(o, t) {
+async function Ot(o, t) {
   if (o.size > V)
     throw new Error(`${o.name} is larger than ${V / 2 ** 20} MB. Cut the recording.`);
   let s;
   try {
     s = new TextDecoder("utf-8", { fatal: !0 }).decode(await o.arrayBuffer());
   } catch (e) {
-    throw new Error(`${o.name} is no UTF-8 text. ${N}`, { cause: e });
+    throw new Error(`${o.name} is no UTF-8 text. ${C}`, { cause: e });
   }
-  return Ot(o.name, s, t);
+  return Bt(o.name, s, t);
 }
-function Ot(o, t, s) {
-  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((d) => tt(d)), n = Bt(o, r, s.names), i = r.findIndex((d) => d.toLowerCase() === "blendshapecount"), a = n.findIndex((d) => d === "time" || d === "timecode"), c = T + pt.length, h = [], l = [];
-  for (let d = 1; d < e.length; d++) {
-    const g = e[d];
+function Bt(o, t, s) {
+  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = $t(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), a = n.findIndex((m) => m === "time" || m === "timecode"), c = T + wt.length, h = [], l = [];
+  for (let m = 1; m < e.length; m++) {
+    const g = e[m];
     if (!g.replaceAll(",", "").trim()) continue;
     const f = g.split(",").map(tt);
     if (i >= 0 && f[i] === "0") continue;
-    const p = `${o}, line ${d + 1}`;
+    const p = `${o}, line ${m + 1}`;
     if (f.length !== r.length)
       throw new z(
         `${p}: has ${f.length} values where the header names ${r.length} columns. Is the file complete? Record or export it again.`
@@ -422,42 +422,42 @@ function Ot(o, t, s) {
       throw new z(`${o} has more than ${Z} rows. Cut the recording.`);
     const R = new Float32Array(c);
     n.forEach((y, E) => {
-      typeof y == "number" && (R[y] = $t(p, r[E], y, f[E]));
-    }), h.push(R), a < 0 ? l.push([0, h.length - 1]) : n[a] === "timecode" ? l.push(Ct(p, f[a])) : l.push([0, wt(p, r[a], f[a])]);
+      typeof y == "number" && (R[y] = Nt(p, r[E], y, f[E]));
+    }), h.push(R), a < 0 ? l.push([0, h.length - 1]) : n[a] === "timecode" ? l.push(Ct(p, f[a])) : l.push([0, gt(p, r[a], f[a])]);
   }
-  if (h.length === 0) throw new z(`${o} holds no sample of a face. ${N}`);
-  const u = Nt(l, a < 0 ? 1 / s.fps : n[a] === "timecode" ? 0 : 1), [m, w] = qt(o, u, n[a] === "timecode" ? 0.1 : 0), x = new Set(n.filter((d) => typeof d == "number"));
-  return Pt(o, m.map((d) => h[d]), w, x, s);
+  if (h.length === 0) throw new z(`${o} holds no sample of a face. ${C}`);
+  const u = qt(l, a < 0 ? 1 / s.fps : n[a] === "timecode" ? 0 : 1), [d, w] = Pt(o, u, n[a] === "timecode" ? 0.1 : 0), x = new Set(n.filter((m) => typeof m == "number"));
+  return Gt(o, d.map((m) => h[m]), w, x, s);
 }
 function tt(o) {
   return o.trim().replace(/^"(.*)"$/, "$1").trim();
 }
-function Bt(o, t, s) {
-  const e = new Map([...s.slice(0, T), ...pt].map((i, a) => [i.toLowerCase(), a])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
+function $t(o, t, s) {
+  const e = new Map([...s.slice(0, T), ...wt].map((i, a) => [i.toLowerCase(), a])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
     const a = i.toLowerCase();
     if (r.has(a)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
     if (r.add(a), a === "time" || a === "timecode") return a;
-    if (St.includes(a)) return "";
+    if (Dt.includes(a)) return "";
     const c = e.get(a);
     if (c === void 0)
-      throw new z(`${o} has an unknown column '${q(i)}'. ${N}`);
+      throw new z(`${o} has an unknown column '${q(i)}'. ${C}`);
     return c;
   });
   if (!n.some((i) => typeof i == "number" && i < T))
-    throw new z(`${o} names no ARKit coefficient. ${N}`);
+    throw new z(`${o} names no ARKit coefficient. ${C}`);
   if (r.has("time") && r.has("timecode"))
     throw new z(`${o} has both a 'time' and a 'Timecode' column. Remove one of them.`);
   return n;
 }
 const q = (o) => o.length > 40 ? `${o.slice(0, 37)}...` : o;
-function wt(o, t, s) {
+function gt(o, t, s) {
   const e = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(s) ? Number(s) : NaN;
   if (!Number.isFinite(e))
     throw new z(`${o}, column '${t}': expected a finite number, found '${q(s)}'.`);
   return e;
 }
-function $t(o, t, s, e) {
-  const r = wt(o, t, e);
+function Nt(o, t, s, e) {
+  const r = gt(o, t, e);
   if (s < T && (r < -1 || r > 2))
     throw new z(
       `${o}, column '${t}': a coefficient runs from 0 to 1, found ${r}. If the file holds percents, divide them by 100.`
@@ -474,10 +474,10 @@ function Ct(o, t) {
     throw new z(`${o}, column 'Timecode': expected HH:MM:SS:FF.sss, found '${q(t)}'.`);
   return [(e * 60 + r) * 60 + n, i];
 }
-function Nt(o, t) {
+function qt(o, t) {
   if (t) return o.map(([, i]) => i * t);
   const s = o.reduce((i, [, a]) => Math.max(i, a), 0);
-  let e = Dt.find((i) => i > s) ?? Math.ceil(s) + 1;
+  let e = It.find((i) => i > s) ?? Math.ceil(s) + 1;
   o[0][0] === o[o.length - 1][0] && (e = Math.max(e, 60));
   let r = 0, n = -1 / 0;
   return o.map(([i, a]) => {
@@ -485,7 +485,7 @@ function Nt(o, t) {
     return c - n < -12 * 3600 && r++, n = c, c + 24 * 3600 * r;
   });
 }
-function qt(o, t, s) {
+function Pt(o, t, s) {
   const e = [], r = [];
   let n = -1 / 0;
   if (t.forEach((i, a) => {
@@ -496,24 +496,24 @@ function qt(o, t, s) {
     throw new z(`${o} spans more than ${J / 3600} hours. Are its times seconds?`);
   return [e, r];
 }
-function Pt(o, t, s, e, r) {
-  const { fps: n, rest: i, names: a } = r, c = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(c * a.length), l = new Float32Array(4 * c), u = new Float32Array(7 * c), m = new Float32Array(7 * c), w = new mt(a, r.lookInFiles), x = [0, 1, 2].some((p) => e.has(T + p)), d = [3, 4, 5, 6, 7, 8].some((p) => e.has(T + p)), g = (p, R, y) => {
+function Gt(o, t, s, e, r) {
+  const { fps: n, rest: i, names: a } = r, c = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(c * a.length), l = new Float32Array(4 * c), u = new Float32Array(7 * c), d = new Float32Array(7 * c), w = new pt(a, r.lookInFiles), x = [0, 1, 2].some((p) => e.has(T + p)), m = [3, 4, 5, 6, 7, 8].some((p) => e.has(T + p)), g = (p, R, y) => {
     p.set([...B(S(y)), y[3], y[7], y[11]], 7 * R);
   };
   let f = 1;
   for (let p = 0; p < c; p++) {
     const R = p / n;
     for (; f < s.length - 1 && s[f] < R; ) f++;
-    const y = Math.min(f, t.length - 1), E = Math.max(0, y - 1), A = s[y] - s[E], _ = A > 0 ? Math.min(1, Math.max(0, (R - s[E]) / A)) : 0, b = t[E].map((v, k) => v * (1 - _) + t[y][k] * _);
+    const y = Math.min(f, t.length - 1), E = Math.max(0, y - 1), A = s[y] - s[E], v = A > 0 ? Math.min(1, Math.max(0, (R - s[E]) / A)) : 0, b = t[E].map((_, k) => _ * (1 - v) + t[y][k] * v);
     h.set(b.subarray(0, T), p * a.length);
-    const U = [3, 4, 6, 7].map((v) => -b[T + v]), D = d ? U : w.gazeOf(b);
-    l.set(i.gaze.map((v, k) => v + D[k]), 4 * p);
-    const F = ft(b[T], b[T + 1], b[T + 2]);
-    g(u, p, x ? dt(i.head, F) : i.head), g(m, p, i.torso);
+    const U = [3, 4, 6, 7].map((_) => -b[T + _]), D = m ? U : w.gazeOf(b);
+    l.set(i.gaze.map((_, k) => _ + D[k]), 4 * p);
+    const F = dt(b[T], b[T + 1], b[T + 2]);
+    g(u, p, x ? mt(i.head, F) : i.head), g(d, p, i.torso);
   }
-  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: c, expression: h, gaze: l, head: u, torso: m, audio: null };
+  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: c, expression: h, gaze: l, head: u, torso: d, audio: null };
 }
-const Gt = [[150, 450], [450, 1e3], [1e3, 1800], [1800, 3200], [4e3, 8e3]];
+const Ht = [[150, 450], [450, 1e3], [1e3, 1800], [1800, 3200], [4e3, 8e3]];
 class Q {
   constructor(t, s, e, r) {
     this.context = t, this.stream = s, this.analyser = e, this.names = r, this.spectrum = new Float32Array(e.frequencyBinCount);
@@ -541,14 +541,14 @@ class Q {
   /** Bring `weights` up to what is heard now. */
   listen() {
     this.analyser.getFloatFrequencyData(this.spectrum);
-    const t = this.context.sampleRate / this.analyser.fftSize, s = Gt.map(([m, w]) => {
+    const t = this.context.sampleRate / this.analyser.fftSize, s = Ht.map(([d, w]) => {
       let x = 0;
-      for (let d = Math.ceil(m / t); d < w / t; d++)
-        x += 10 ** ((this.spectrum[d] ?? -100) / 10);
+      for (let m = Math.ceil(d / t); m < w / t; m++)
+        x += 10 ** ((this.spectrum[m] ?? -100) / 10);
       return Math.max(x, 1e-10);
     }), e = s[0] + s[1] + s[2] + s[3], r = 10 * Math.log10(e + s[4]);
     this.floor += (r < this.floor ? 0.2 : 2e-3) * (r - this.floor), this.peak += (r > this.peak ? 0.3 : 3e-3) * (Math.max(r, this.floor + 25) - this.peak);
-    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((m) => m / (e + s[4])), a = Math.min(1, i[4] * 2), c = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - a);
+    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((d) => d / (e + s[4])), a = Math.min(1, i[4] * 2), c = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - a);
     this.towards({
       jawOpen: u * (0.15 + 0.55 * c),
       mouthFunnel: u * l * 0.4,
@@ -572,7 +572,7 @@ class Q {
   }
 }
 const et = [0.4, 12];
-class Ht {
+class Xt {
   constructor(t) {
     this.data = t;
   }
@@ -604,11 +604,11 @@ class Ht {
   }
   /** avatar.model.views.front_camera, zoomed and shifted. */
   camera(t, s) {
-    if (this.fixed) return { ...this.fixed, ...Xt(this.fixed, t, s), width: t, height: s };
+    if (this.fixed) return { ...this.fixed, ...Wt(this.fixed, t, s), width: t, height: s };
     const { distance: e, shown: r, bottom: n, narrowest: i, up: a } = this.data.view, c = this.data.rest.head, h = $(
       O([0, this.yaw * I, 0]),
       O([-this.pitch * I, 0, 0])
-    ), l = X($(S(c), h), [0, 0, 1]), u = [3, 7, 11].map((_, b) => c[_] + e * l[b]), m = l.map((_) => -_), w = Wt(rt(m, a)), x = rt(m, w), d = [...w, ...x, ...m], g = X(d, u).map((_) => -_), f = [0, 1, 2].flatMap((_) => [d[3 * _], d[3 * _ + 1], d[3 * _ + 2], g[_]]), p = Math.min(s * e / r, t * e / i), R = s + p * n / e, y = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = p * this.zoom;
+    ), l = X($(S(c), h), [0, 0, 1]), u = [3, 7, 11].map((v, b) => c[v] + e * l[b]), d = l.map((v) => -v), w = jt(rt(d, a)), x = rt(d, w), m = [...w, ...x, ...d], g = X(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], g[v]]), p = Math.min(s * e / r, t * e / i), R = s + p * n / e, y = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = p * this.zoom;
     return { K: [A, A, y, E], T: [...f, 0, 0, 0, 1], width: t, height: s };
   }
   /** Let mouse, pen and fingers on an element move the camera. */
@@ -638,14 +638,14 @@ class Ht {
 function st(o, t, s) {
   return [(o - s.left - s.width / 2) / s.height, (t - s.top - s.height / 2) / s.height];
 }
-function Xt(o, t, s) {
+function Wt(o, t, s) {
   const e = Math.min(t / o.width, s / o.height), [r, n, i, a] = o.K.map((l) => l * e), [c, h] = [(t - e * o.width) / 2, (s - e * o.height) / 2];
   return { K: [r, n, i + c, a + h] };
 }
 function rt(o, t) {
   return [o[1] * t[2] - o[2] * t[1], o[2] * t[0] - o[0] * t[2], o[0] * t[1] - o[1] * t[0]];
 }
-function Wt(o) {
+function jt(o) {
   const t = Math.hypot(...o) || 1;
   return [o[0] / t, o[1] / t, o[2] / t];
 }
@@ -654,7 +654,7 @@ void main() {
   vec2 p = vec2(float((gl_VertexID << 1) & 2), float(gl_VertexID & 2));
   gl_Position = vec4(p * 2.0 - 1.0, 0.0, 1.0);
 }`;
-function jt(o, t) {
+function Qt(o, t) {
   return `#version 300 es
 precision highp float;
 precision highp int;
@@ -763,7 +763,7 @@ void main() {
                    packHalf2x16(colour.xy), packHalf2x16(vec2(colour.z, 0.0)));
 }`;
 }
-const Qt = `#version 300 es
+const Kt = `#version 300 es
 precision highp float;
 precision highp int;
 precision highp usampler2D;
@@ -791,7 +791,7 @@ void main() {
   vec2 pixel = first.xy + v_at.x * first.zw + v_at.y * across;
   gl_Position = vec4(pixel.x / u_size.x * 2.0 - 1.0, 1.0 - pixel.y / u_size.y * 2.0, 0.0, 1.0);
   v_colour = vec4(unpackHalf2x16(second.z), unpackHalf2x16(second.w).x, opacity);
-}`, Kt = `#version 300 es
+}`, Yt = `#version 300 es
 precision highp float;
 in vec2 v_at;
 flat in vec4 v_colour;
@@ -800,7 +800,7 @@ void main() {
   float alpha = min(0.999, v_colour.w * exp(-0.5 * dot(v_at, v_at)));
   if (alpha < 1.0 / 255.0) discard;
   o_colour = vec4(v_colour.xyz * alpha, alpha);
-}`, Yt = `#version 300 es
+}`, Vt = `#version 300 es
 precision highp float;
 uniform sampler2D u_sum;
 uniform vec4 u_background;
@@ -809,7 +809,7 @@ void main() {
   vec4 sum = texelFetch(u_sum, ivec2(gl_FragCoord.xy), 0);
   o_colour = clamp(sum + (1.0 - sum.w) * u_background, 0.0, 1.0);
 }`, W = 11, L = 1 << W;
-function Vt(o, t, s) {
+function Zt(o, t, s) {
   return {
     means: o.means,
     corners: t,
@@ -827,11 +827,11 @@ function Vt(o, t, s) {
     })
   };
 }
-function Zt(o, t) {
+function Jt(o, t) {
   const { weights: s, displacement: e, head: r, torso: n, eyes: i } = o;
   return { weights: s, displacement: e, head: r, torso: n, eyes: i, row: t };
 }
-class Jt {
+class te {
   constructor(t) {
     this.data = t;
     const s = t.means.length / 3;
@@ -858,29 +858,29 @@ class Jt {
     let i = 0;
     for (const { first: a, count: c, shapes: h, offsets: l } of this.data.branches)
       for (let u = 0; u < h; u++, i++)
-        [s, e, r].forEach((m, w) => {
-          const x = t[16 * i + w], d = (3 * u + w) * c;
+        [s, e, r].forEach((d, w) => {
+          const x = t[16 * i + w], m = (3 * u + w) * c;
           for (let g = 0; g < c; g++)
-            m[a + g] += x * n[l[d + g] & 255];
+            d[a + g] += x * n[l[m + g] & 255];
         });
   }
   depths(t) {
-    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: a } = this.data, { displacement: c, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), m = new Float32Array(this.x.length);
-    for (let w = 0; w < m.length; w++) {
-      let x = s[3 * w] + this.x[w], d = s[3 * w + 1] + this.y[w], g = s[3 * w + 2] + this.z[w];
+    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: a } = this.data, { displacement: c, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), d = new Float32Array(this.x.length);
+    for (let w = 0; w < d.length; w++) {
+      let x = s[3 * w] + this.x[w], m = s[3 * w + 1] + this.y[w], g = s[3 * w + 2] + this.z[w];
       for (let y = 0; y < 3; y++) {
         const E = r[3 * w + y], A = 4 * e[3 * w + y];
-        x += E * c[A], d += E * c[A + 1], g += E * c[A + 2];
+        x += E * c[A], m += E * c[A + 1], g += E * c[A + 2];
       }
       const f = i[w];
       if (f >= 0) {
-        const y = h[f], E = a[3 * f], A = a[3 * f + 1], _ = a[3 * f + 2], b = x - E, U = d - A, D = g - _;
-        x = y[0] * b + y[1] * U + y[2] * D + E, d = y[3] * b + y[4] * U + y[5] * D + A, g = y[6] * b + y[7] * U + y[8] * D + _;
+        const y = h[f], E = a[3 * f], A = a[3 * f + 1], v = a[3 * f + 2], b = x - E, U = m - A, D = g - v;
+        x = y[0] * b + y[1] * U + y[2] * D + E, m = y[3] * b + y[4] * U + y[5] * D + A, g = y[6] * b + y[7] * U + y[8] * D + v;
       }
-      const p = l[0] * x + l[1] * d + l[2] * g + l[3], R = u[0] * x + u[1] * d + u[2] * g + u[3];
-      m[w] = p + (R - p) * n[w];
+      const p = l[0] * x + l[1] * m + l[2] * g + l[3], R = u[0] * x + u[1] * m + u[2] * g + u[3];
+      d[w] = p + (R - p) * n[w];
     }
-    return m;
+    return d;
   }
   /** A stable radix sort of two passes over depths in 22 bits, which float32 hardly exceeds here. */
   sorted(t) {
@@ -898,9 +898,9 @@ class Jt {
     }
     for (let l = 0; l < 2; l++) {
       let u = 0;
-      for (let m = l * L; m < (l + 1) * L; m++) {
-        const w = r[m];
-        r[m] = u, u += w;
+      for (let d = l * L; d < (l + 1) * L; d++) {
+        const w = r[d];
+        r[d] = u, u += w;
       }
     }
     const h = new Uint32Array(n);
@@ -916,9 +916,9 @@ function ot(o, t) {
   const s = (e) => o[0] * t[e] + o[1] * t[4 + e] + o[2] * t[8 + e];
   return [s(0), s(1), s(2), s(3) + o[3]];
 }
-const gt = `(function(){"use strict";class z{constructor(e){this.data=e;const s=e.means.length/3;this.x=new Float32Array(s),this.y=new Float32Array(s),this.z=new Float32Array(s),this.keys=new Uint32Array(s),this.half=new Uint32Array(s)}data;x;y;z;keys;half;counts=new Uint32Array(2*2048);signedSquare=Float32Array.from({length:256},(e,s)=>{const r=s>127?s-256:s;return r*Math.abs(r)});order(e){return this.offsets(e.weights),this.sorted(this.depths(e))}offsets(e){const{x:s,y:r,z:i,signedSquare:d}=this;s.fill(0),r.fill(0),i.fill(0);let y=0;for(const{first:l,count:u,shapes:w,offsets:t}of this.data.branches)for(let n=0;n<w;n++,y++)[s,r,i].forEach((f,o)=>{const S=e[16*y+o],g=(3*n+o)*u;for(let h=0;h<u;h++)f[l+h]+=S*d[t[g+h]&255]})}depths(e){const{means:s,corners:r,weights:i,torso:d,eye:y,eyeballs:l}=this.data,{displacement:u,eyes:w}=e,t=C(e.row,e.head),n=C(e.row,e.torso),f=new Float32Array(this.x.length);for(let o=0;o<f.length;o++){let S=s[3*o]+this.x[o],g=s[3*o+1]+this.y[o],h=s[3*o+2]+this.z[o];for(let a=0;a<3;a++){const B=i[3*o+a],U=4*r[3*o+a];S+=B*u[U],g+=B*u[U+1],h+=B*u[U+2]}const T=y[o];if(T>=0){const a=w[T],B=l[3*T],U=l[3*T+1],A=l[3*T+2],E=S-B,m=g-U,x=h-A;S=a[0]*E+a[1]*m+a[2]*x+B,g=a[3]*E+a[4]*m+a[5]*x+U,h=a[6]*E+a[7]*m+a[8]*x+A}const K=t[0]*S+t[1]*g+t[2]*h+t[3],k=n[0]*S+n[1]*g+n[2]*h+n[3];f[o]=K+(k-K)*d[o]}return f}sorted(e){const{keys:s,half:r,counts:i}=this,d=e.length;let y=1/0,l=-1/0;for(let t=0;t<d;t++){const n=e[t];n<y&&(y=n),n>l&&(l=n)}const u=(2048*2048-1)/Math.max(1e-9,l-y);i.fill(0);for(let t=0;t<d;t++){const n=(l-e[t])*u>>>0;s[t]=n,i[n&2047]++,i[2048+(n>>>11)]++}for(let t=0;t<2;t++){let n=0;for(let f=t*2048;f<(t+1)*2048;f++){const o=i[f];i[f]=n,n+=o}}const w=new Uint32Array(d);for(let t=d-1;t>=0;t--)r[i[s[t]&2047]++]=t;for(let t=0;t<d;t++){const n=r[t];w[i[2048+(s[n]>>>11)]++]=n}return w}}function C(c,e){const s=r=>c[0]*e[r]+c[1]*e[4+r]+c[2]*e[8+r];return[s(0),s(1),s(2),s(3)+c[3]]}let p=null;self.onmessage=c=>{if(c.data.data&&(p=new z(c.data.data)),c.data.job&&p){const e=performance.now(),s=p.order(c.data.job);self.postMessage({order:s,ms:performance.now()-e},{transfer:[s.buffer]})}}})();
-`, it = typeof self < "u" && self.Blob && new Blob(["(self.URL || self.webkitURL).revokeObjectURL(self.location.href);", gt], { type: "text/javascript;charset=utf-8" });
-function te(o) {
+const yt = `(function(){"use strict";class z{constructor(e){this.data=e;const s=e.means.length/3;this.x=new Float32Array(s),this.y=new Float32Array(s),this.z=new Float32Array(s),this.keys=new Uint32Array(s),this.half=new Uint32Array(s)}data;x;y;z;keys;half;counts=new Uint32Array(2*2048);signedSquare=Float32Array.from({length:256},(e,s)=>{const r=s>127?s-256:s;return r*Math.abs(r)});order(e){return this.offsets(e.weights),this.sorted(this.depths(e))}offsets(e){const{x:s,y:r,z:i,signedSquare:d}=this;s.fill(0),r.fill(0),i.fill(0);let y=0;for(const{first:l,count:u,shapes:w,offsets:t}of this.data.branches)for(let n=0;n<w;n++,y++)[s,r,i].forEach((f,o)=>{const S=e[16*y+o],g=(3*n+o)*u;for(let h=0;h<u;h++)f[l+h]+=S*d[t[g+h]&255]})}depths(e){const{means:s,corners:r,weights:i,torso:d,eye:y,eyeballs:l}=this.data,{displacement:u,eyes:w}=e,t=C(e.row,e.head),n=C(e.row,e.torso),f=new Float32Array(this.x.length);for(let o=0;o<f.length;o++){let S=s[3*o]+this.x[o],g=s[3*o+1]+this.y[o],h=s[3*o+2]+this.z[o];for(let a=0;a<3;a++){const B=i[3*o+a],U=4*r[3*o+a];S+=B*u[U],g+=B*u[U+1],h+=B*u[U+2]}const T=y[o];if(T>=0){const a=w[T],B=l[3*T],U=l[3*T+1],A=l[3*T+2],E=S-B,m=g-U,x=h-A;S=a[0]*E+a[1]*m+a[2]*x+B,g=a[3]*E+a[4]*m+a[5]*x+U,h=a[6]*E+a[7]*m+a[8]*x+A}const K=t[0]*S+t[1]*g+t[2]*h+t[3],k=n[0]*S+n[1]*g+n[2]*h+n[3];f[o]=K+(k-K)*d[o]}return f}sorted(e){const{keys:s,half:r,counts:i}=this,d=e.length;let y=1/0,l=-1/0;for(let t=0;t<d;t++){const n=e[t];n<y&&(y=n),n>l&&(l=n)}const u=(2048*2048-1)/Math.max(1e-9,l-y);i.fill(0);for(let t=0;t<d;t++){const n=(l-e[t])*u>>>0;s[t]=n,i[n&2047]++,i[2048+(n>>>11)]++}for(let t=0;t<2;t++){let n=0;for(let f=t*2048;f<(t+1)*2048;f++){const o=i[f];i[f]=n,n+=o}}const w=new Uint32Array(d);for(let t=d-1;t>=0;t--)r[i[s[t]&2047]++]=t;for(let t=0;t<d;t++){const n=r[t];w[i[2048+(s[n]>>>11)]++]=n}return w}}function C(c,e){const s=r=>c[0]*e[r]+c[1]*e[4+r]+c[2]*e[8+r];return[s(0),s(1),s(2),s(3)+c[3]]}let p=null;self.onmessage=c=>{if(c.data.data&&(p=new z(c.data.data)),c.data.job&&p){const e=performance.now(),s=p.order(c.data.job);self.postMessage({order:s,ms:performance.now()-e},{transfer:[s.buffer]})}}})();
+`, it = typeof self < "u" && self.Blob && new Blob(["(self.URL || self.webkitURL).revokeObjectURL(self.location.href);", yt], { type: "text/javascript;charset=utf-8" });
+function ee(o) {
   let t;
   try {
     if (t = it && (self.URL || self.webkitURL).createObjectURL(it), !t) throw "";
@@ -930,16 +930,16 @@ function te(o) {
     }), s;
   } catch {
     return new Worker(
-      "data:text/javascript;charset=utf-8," + encodeURIComponent(gt),
+      "data:text/javascript;charset=utf-8," + encodeURIComponent(yt),
       {
         name: o?.name
       }
     );
   }
 }
-class yt extends Error {
+class xt extends Error {
 }
-class ee {
+class se {
   constructor(t, s) {
     this.canvas = t, this.data = s;
     const e = t.getContext("webgl2", {
@@ -949,23 +949,25 @@ class ee {
       powerPreference: "high-performance"
     });
     if (!e)
-      throw new yt(
+      throw new xt(
         "This browser does not offer WebGL2, which draws the avatar. Use a current browser, or switch on graphics acceleration in its settings."
       );
-    this.gl = e, this.canHalf = !!e.getExtension("EXT_color_buffer_float"), this.poser = new Ft(s), this.rows = Math.ceil(s.count / M);
-    const r = new Uint16Array(3 * s.count), n = new Float32Array(3 * s.count);
-    for (let l = 0; l < s.count; l++)
-      for (let u = 0; u < 3; u++)
-        r[3 * l + u] = s.triangles[3 * s.triangle[l] + u], n[3 * l + u] = s.barycentric[3 * l + u] * s.follow[l];
-    this.sorting = Vt(s, r, n), this.programs = {
-      pose: G(e, nt, jt(this.poser.shapes, s.branches.length)),
-      splat: G(e, Qt, Kt),
-      resolve: G(e, nt, Yt)
-    }, this.textures = this.fill(r, n);
-    const i = () => this.texture(e.RGBA32UI, M, this.rows), [a, c] = [i(), i()];
-    this.posed = { frame: at(e, [a, c]), first: a, second: c }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
-    const { pose: h } = this.programs;
-    e.uniformBlockBinding(h.handle, e.getUniformBlockIndex(h.handle, "Weights"), 0), this.order = this.texture(e.R32UI, M, this.rows), this.empty = e.createVertexArray(), this.worker = this.startWorker(), this.sorterKind = this.worker ? "worker" : "page";
+    this.gl = e;
+    const r = ["EXT_color_buffer_float", "EXT_color_buffer_half_float"];
+    this.canHalf = r.some((u) => e.getExtension(u) !== null), this.poser = new zt(s), this.rows = Math.ceil(s.count / M);
+    const n = new Uint16Array(3 * s.count), i = new Float32Array(3 * s.count);
+    for (let u = 0; u < s.count; u++)
+      for (let d = 0; d < 3; d++)
+        n[3 * u + d] = s.triangles[3 * s.triangle[u] + d], i[3 * u + d] = s.barycentric[3 * u + d] * s.follow[u];
+    this.sorting = Zt(s, n, i), this.programs = {
+      pose: G(e, nt, Qt(this.poser.shapes, s.branches.length)),
+      splat: G(e, Kt, Yt),
+      resolve: G(e, nt, Vt)
+    }, this.textures = this.fill(n, i);
+    const a = () => this.texture(e.RGBA32UI, M, this.rows), [c, h] = [a(), a()];
+    this.posed = { frame: at(e, [c, h]), first: c, second: h }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
+    const { pose: l } = this.programs;
+    e.uniformBlockBinding(l.handle, e.getUniformBlockIndex(l.handle, "Weights"), 0), this.order = this.texture(e.R32UI, M, this.rows), this.empty = e.createVertexArray(), this.worker = this.startWorker(), this.sorterKind = this.worker ? "worker" : "page";
   }
   canvas;
   data;
@@ -1014,7 +1016,7 @@ class ee {
     const { gl: r, drive: n } = this;
     if (!n || r.isContextLost()) return;
     (this.canvas.width !== t.width || this.canvas.height !== t.height) && (this.canvas.width = t.width, this.canvas.height = t.height);
-    const i = Zt(n, [t.T[8], t.T[9], t.T[10], t.T[11]]);
+    const i = Jt(n, [t.T[8], t.T[9], t.T[10], t.T[11]]);
     e === "now" || !this.ordered || !this.worker && e === "soon" ? this.sortHere(i) : e === "soon" && this.sortThere(i);
     const a = performance.now();
     this.upload(n);
@@ -1047,7 +1049,7 @@ class ee {
   }
   startWorker() {
     try {
-      const t = new te();
+      const t = new ee();
       return t.onmessage = (s) => {
         this.busy = !1, this.times.sort = s.data.ms, this.takeOrder(s.data.order), this.onOrder();
         const e = this.waiting;
@@ -1067,7 +1069,7 @@ class ee {
     this.busy = !0, this.worker?.postMessage({ job: t });
   }
   sortHere(t) {
-    this.sorter ??= new Jt(this.sorting);
+    this.sorter ??= new te(this.sorting);
     const s = performance.now();
     this.takeOrder(this.sorter.order(t)), this.times.sort = performance.now() - s;
   }
@@ -1100,22 +1102,22 @@ class ee {
     const { rest: i, bind: a, offsets: c, lattice: h, growth: l } = this.textures;
     this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, a, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, c, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, h, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
     const u = [];
-    let m = 0;
+    let d = 0;
     for (const b of r.branches)
-      u.push(b.first, b.first + b.count, m, b.shapes), m += b.shapes;
+      u.push(b.first, b.first + b.count, d, b.shapes), d += b.shapes;
     e.uniform4iv(n.at("u_branches"), u), e.uniform1i(n.at("u_count"), r.count), e.uniform1f(n.at("u_largest"), r.largest);
     const w = (b, U) => e.uniformMatrix3fv(n.at(b), !1, H(U));
     w("u_head", S(t.head)), w("u_torso", S(t.torso)), w("u_camera", S(s.T)), e.uniformMatrix3fv(n.at("u_eyes"), !1, t.eyes.flatMap(H)), e.uniform3f(n.at("u_headAt"), t.head[3], t.head[7], t.head[11]), e.uniform3f(n.at("u_torsoAt"), t.torso[3], t.torso[7], t.torso[11]), e.uniform3f(n.at("u_cameraAt"), s.T[3], s.T[7], s.T[11]), e.uniform3fv(n.at("u_eyeAt"), r.eyeballs), e.uniform4fv(n.at("u_headQuat"), t.headQuat), e.uniform4fv(n.at("u_torsoQuat"), t.torsoQuat), e.uniform4fv(n.at("u_eyeQuat"), t.eyeQuats.flat());
-    const [x, d, g, f] = s.K, { width: p, height: R } = s;
-    e.uniform4f(n.at("u_lens"), x, d, g, f);
-    const y = 0.15 * p / x, E = 0.15 * R / d, A = [-(g / x + y), -(f / d + E)], _ = [(p - g) / x + y, (R - f) / d + E];
-    e.uniform4f(n.at("u_bounds"), A[0], _[0], A[1], _[1]), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
+    const [x, m, g, f] = s.K, { width: p, height: R } = s;
+    e.uniform4f(n.at("u_lens"), x, m, g, f);
+    const y = 0.15 * p / x, E = 0.15 * R / m, A = [-(g / x + y), -(f / m + E)], v = [(p - g) / x + y, (R - f) / m + E];
+    e.uniform4f(n.at("u_bounds"), A[0], v[0], A[1], v[1]), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   splatPass(t, s) {
     const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: a } = t, c = this.target(i, a);
     e.bindFramebuffer(e.FRAMEBUFFER, c.frame), e.viewport(0, 0, i, a), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, a), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 6 * this.data.count), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, a), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, c.texture, 0);
-    const [h, l, u, m] = s;
-    e.uniform4f(n.at("u_background"), h * m, l * m, u * m, m), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
+    const [h, l, u, d] = s;
+    e.uniform4f(n.at("u_background"), h * d, l * d, u * d, d), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   target(t, s) {
     const { gl: e } = this, r = this.fine && this.canHalf ? e.RGBA16F : e.RGBA8, n = this.sum;
@@ -1140,9 +1142,9 @@ class ee {
     const { gl: e, data: r, rows: n } = this, i = M * n, a = new Float32Array(20 * i), c = new Uint32Array(4 * i), h = (f) => 1 / (1 + Math.exp(-f));
     for (let f = 0; f < r.count; f++) {
       const p = (R, y, E, A) => {
-        const _ = 4 * (R * i + f);
-        for (let b = 0; b < E; b++) a[_ + b] = y[E * f + b];
-        A !== void 0 && (a[_ + 3] = A);
+        const v = 4 * (R * i + f);
+        for (let b = 0; b < E; b++) a[v + b] = y[E * f + b];
+        A !== void 0 && (a[v + 3] = A);
       };
       p(0, r.means, 3, h(r.opacities[f])), p(1, r.quats, 4), p(2, r.logScales, 3, h(r.torso[f])), p(3, r.colours, 3, r.follow[f]), p(4, s, 3), c[4 * f] = t[3 * f] | t[3 * f + 1] << 16, c[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, c[4 * f + 2] = r.eye[f] + 1;
     }
@@ -1172,14 +1174,14 @@ class ee {
       e.UNSIGNED_INT,
       c
     );
-    const m = Math.max(...r.branches.map((f) => f.shapes)), w = this.texture(e.RGBA32UI, M, n, m), x = new Int8Array(16 * i), d = new Uint32Array(x.buffer);
-    for (let f = 0; f < m; f++) {
+    const d = Math.max(...r.branches.map((f) => f.shapes)), w = this.texture(e.RGBA32UI, M, n, d), x = new Int8Array(16 * i), m = new Uint32Array(x.buffer);
+    for (let f = 0; f < d; f++) {
       x.fill(0);
       for (const { first: p, count: R, shapes: y, offsets: E } of r.branches)
         if (!(f >= y))
           for (let A = 0; A < 13; A++) {
-            const _ = (f * 13 + A) * R;
-            for (let b = 0; b < R; b++) x[16 * (p + b) + A] = E[_ + b];
+            const v = (f * 13 + A) * R;
+            for (let b = 0; b < R; b++) x[16 * (p + b) + A] = E[v + b];
           }
       e.texSubImage3D(
         e.TEXTURE_2D_ARRAY,
@@ -1192,7 +1194,7 @@ class ee {
         1,
         e.RGBA_INTEGER,
         e.UNSIGNED_INT,
-        d
+        m
       );
     }
     const g = (f) => Math.ceil(f / M);
@@ -1205,7 +1207,7 @@ class ee {
     };
   }
 }
-class se {
+class re {
   constructor(t, s) {
     this.gl = t, this.handle = s;
   }
@@ -1226,7 +1228,7 @@ function G(o, t, s) {
   }
   if (o.linkProgram(e), !o.getProgramParameter(e, o.LINK_STATUS) && !o.isContextLost())
     throw new Error(`The graphics driver refuses the shaders: ${o.getProgramInfoLog(e)}`);
-  return new se(o, e);
+  return new re(o, e);
 }
 function at(o, t) {
   const s = o.createFramebuffer();
@@ -1240,7 +1242,7 @@ function at(o, t) {
     );
   }), s;
 }
-const re = 50, ne = 20;
+const ct = 50, ne = 20;
 class oe extends HTMLElement {
   static observedAttributes = ["src", "background", "idle"];
   /** Resolves once the avatar is shown; rejects with a sentence where it cannot be. */
@@ -1257,7 +1259,7 @@ class oe extends HTMLElement {
   listeners = /* @__PURE__ */ new Map();
   look;
   idling;
-  controls = ct();
+  controls = ht();
   exact = null;
   clip = null;
   urls = /* @__PURE__ */ new Map();
@@ -1309,7 +1311,7 @@ class oe extends HTMLElement {
   async load(t) {
     try {
       const s = await vt(t);
-      if (this.data = s, this.clips = s.clips, this.look = new mt(s.names, s.look), this.idling = new Lt(s.names), this.camera = new Ht(s), this.camera.onChange = () => this.touch(), this.camera.listen(this.canvas), this.start(), !this.renderer) return;
+      if (this.data = s, this.clips = s.clips, this.look = new pt(s.names, s.look), this.idling = new St(s.names), this.camera = new Xt(s), this.camera.onChange = () => this.touch(), this.camera.listen(this.canvas), this.start(), !this.renderer) return;
       this.settle.resolve(this), this.emit("ready", s);
     } catch (s) {
       this.fail(s);
@@ -1324,7 +1326,7 @@ class oe extends HTMLElement {
       if (e[0] !== 60) return await this.load(e);
       const r = new TextDecoder().decode(e), i = new DOMParser().parseFromString(r, "text/html").getElementById("avatar-data")?.textContent;
       if (!i) throw new Error(`${t} is a web page without an avatar.`);
-      return await this.load(Et(i));
+      return await this.load(At(i));
     } catch (s) {
       this.fail(s);
     }
@@ -1332,13 +1334,13 @@ class oe extends HTMLElement {
   start() {
     if (this.data)
       try {
-        this.renderer = new ee(this.canvas, this.data), this.renderer.onOrder = () => this.reordered = !0, this.say(""), this.touch();
+        this.renderer = new se(this.canvas, this.data), this.renderer.onOrder = () => this.reordered = !0, this.say(""), this.touch();
       } catch (t) {
         this.fail(t);
       }
   }
   fail(t) {
-    this.say(t.message), this.setAttribute("data-failed", t instanceof yt ? "webgl" : "data"), this.settle.reject(t), this.emit("error", t);
+    this.say(t.message), this.setAttribute("data-failed", t instanceof xt ? "webgl" : "data"), this.settle.reject(t), this.emit("error", t);
   }
   say(t) {
     this.message.textContent = t;
@@ -1359,7 +1361,7 @@ class oe extends HTMLElement {
   getExpression() {
     const t = {};
     return this.need().names.slice(0, T).forEach((s, e) => {
-      this.controls.weights[e] && (t[s] = this.controls.weights[e]);
+      this.controls.weights[e] && (t[s] = Number(this.controls.weights[e].toPrecision(7)));
     }), t;
   }
   /** Put all coefficients to 0, then set those given. */
@@ -1368,11 +1370,11 @@ class oe extends HTMLElement {
   }
   /** Turn the head from rest (or on top of the clip), degrees: yaw to the subject's left, pitch up. */
   setHead(t) {
-    Object.assign(this.controls.head, ht(t)), this.changed();
+    Object.assign(this.controls.head, lt(t)), this.changed();
   }
   /** Turn the eyes, degrees: yaw to the subject's left, pitch up. */
   setGaze(t) {
-    Object.assign(this.controls.gaze, ht(t)), this.changed();
+    Object.assign(this.controls.gaze, lt(t)), this.changed();
   }
   get pose() {
     return { head: { ...this.controls.head }, gaze: { ...this.controls.gaze } };
@@ -1431,7 +1433,7 @@ class oe extends HTMLElement {
   }
   /** Add the motion of an ARKit CSV file and return its name; throws a sentence on a bad file. */
   async addCsv(t) {
-    const s = await It(t, this.need()), e = new Set(this.clips.map((n) => n.name)), r = s.name;
+    const s = await Ot(t, this.need()), e = new Set(this.clips.map((n) => n.name)), r = s.name;
     for (let n = 2; e.has(s.name); n++) s.name = `${r} (${n})`;
     return this.clips.push(s), this.changed(), s.name;
   }
@@ -1468,17 +1470,17 @@ class oe extends HTMLElement {
     for (let l = 0; l < t; l++) {
       const u = this.state(0);
       for (let p = 0; p < T; p++) u.expression[p] = Math.random() * 0.5;
-      const m = this.camera.camera(s, e);
+      const d = this.camera.camera(s, e);
       n.fine = r;
       const w = performance.now();
-      n.pose(n.driveOf(u)), n.picture(m, this.background);
+      n.pose(n.driveOf(u)), n.picture(d, this.background);
       const x = performance.now();
       n.finish();
-      const d = performance.now(), { pose: g, upload: f } = n.times;
-      i.push([g, f, x - w, d - x, d - w]), await new Promise((p) => setTimeout(p, 20)), a.push(n.times.sort);
+      const m = performance.now(), { pose: g, upload: f } = n.times;
+      i.push([g, f, x - w, m - x, m - w]), await new Promise((p) => setTimeout(p, 20)), a.push(n.times.sort);
     }
     this.request = requestAnimationFrame(this.tick), this.dirty = !0;
-    const c = (l) => l.sort((u, m) => u - m)[l.length >> 1], h = (l) => c(i.map((u) => u[l]));
+    const c = (l) => l.sort((u, d) => u - d)[l.length >> 1], h = (l) => c(i.map((u) => u[l]));
     return {
       pose_ms: h(0),
       upload_ms: h(1),
@@ -1529,14 +1531,14 @@ class oe extends HTMLElement {
   state(t) {
     if (this.exact) return this.exact;
     const s = this.need(), e = s.look;
-    let r = this.clip ? Ut(this.clip, this.time) : kt(s, this.look);
+    let r = this.clip ? Lt(this.clip, this.time) : Ut(s, this.look);
     if (this.idle && !this.clip) {
       const { controls: n, rise: i } = this.idling.at(t / 1e3);
       r = P(r, n, this.look, e);
       for (const a of [r.head = r.head.slice(), r.torso = r.torso.slice()])
         s.view.up.forEach((c, h) => a[4 * h + 3] += i * c);
     }
-    return this.microphone && (this.microphone.listen(), r = P(r, { ...ct(), weights: this.microphone.weights }, this.look, e)), P(r, this.controls, this.look, e);
+    return this.microphone && (this.microphone.listen(), r = P(r, { ...ht(), weights: this.microphone.weights }, this.look, e)), P(r, this.controls, this.look, e);
   }
   tick = (t) => {
     this.request = requestAnimationFrame(this.tick);
@@ -1565,7 +1567,8 @@ class oe extends HTMLElement {
       this.scale < 1 && performance.now() - (this.frames.at(-1) ?? 0) > 250 && (this.scale = 1, this.dirty = !0);
       return;
     }
-    s > re && s < 1e3 ? this.scale = Math.max(0.4, this.scale * 0.97) : s < ne && (this.scale = Math.min(1, this.scale * 1.01));
+    const e = Math.max(0.75, Math.sqrt(ct / s));
+    s > ct && s < 3e3 ? this.scale = Math.max(0.4, this.scale * e) : s < ne && (this.scale = Math.min(1, this.scale * 1.01));
   }
   size() {
     const t = this.getBoundingClientRect(), s = Math.min(2, window.devicePixelRatio || 1) * (Math.round(this.scale * 10) / 10);
@@ -1583,14 +1586,14 @@ class oe extends HTMLElement {
     };
   }
 }
-function ct() {
+function ht() {
   return {
     weights: new Float32Array(T),
     gaze: { yaw: 0, pitch: 0 },
     head: { yaw: 0, pitch: 0, roll: 0 }
   };
 }
-function ht(o) {
+function lt(o) {
   for (const [t, s] of Object.entries(o))
     if (!["yaw", "pitch", "roll"].includes(t) || !Number.isFinite(s))
       throw new Error(`An angle is yaw, pitch or roll in degrees; got ${t} ${s}.`);

@@ -199,7 +199,8 @@ export class AvatarHead extends HTMLElement {
   getExpression(): Record<string, number> {
     const found: Record<string, number> = {};
     this.need().names.slice(0, ARKIT).forEach((name, i) => {
-      if (this.controls.weights[i]) found[name] = this.controls.weights[i]!;
+      // Kept in single precision: 0.7 shall be read as 0.7.
+      if (this.controls.weights[i]) found[name] = Number(this.controls.weights[i]!.toPrecision(7));
     });
     return found;
   }
@@ -524,7 +525,8 @@ export class AvatarHead extends HTMLElement {
       }
       return;
     }
-    if (passed > SLOW_MS && passed < 1000) this.scale = Math.max(0.4, this.scale * 0.97);
+    const factor = Math.max(0.75, Math.sqrt(SLOW_MS / passed));
+    if (passed > SLOW_MS && passed < 3000) this.scale = Math.max(0.4, this.scale * factor);
     else if (passed < FAST_MS) this.scale = Math.min(1, this.scale * 1.01);
   }
 

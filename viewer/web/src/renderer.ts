@@ -73,7 +73,8 @@ export class Renderer {
     }
     this.gl = gl;
     // Blending hundreds of layers in 8 bits rounds as many times.
-    this.canHalf = !!gl.getExtension("EXT_color_buffer_float");
+    const half = ["EXT_color_buffer_float", "EXT_color_buffer_half_float"];
+    this.canHalf = half.some((name) => gl.getExtension(name) !== null);
     this.poser = new Poser(data);
     this.rows = Math.ceil(data.count / WIDTH);
     const corners = new Uint16Array(3 * data.count);
