@@ -1,5 +1,5 @@
 const _t = "HSPLATWB";
-const N = "The avatar's data is damaged. Export it again.";
+const $ = "The avatar's data is damaged. Export it again.";
 async function vt(o) {
   const t = o[0] === 31 && o[1] === 139 ? await Et(o) : o;
   if (new TextDecoder().decode(t.subarray(0, 8)) !== _t) throw new Error("This is no avatar for web pages. Make one with avatar export.");
@@ -7,17 +7,17 @@ async function vt(o) {
   if (e.getUint32(8, !0) > 1)
     throw new Error("The avatar's data is newer than this script. Export both with one version.");
   const r = e.getUint32(12, !0);
-  if (16 + r > t.length) throw new Error(N);
+  if (16 + r > t.length) throw new Error($);
   const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, a = (F) => {
     const _ = n.arrays[F];
-    if (!_ || i + _.at + _.size > t.length) throw new Error(N);
+    if (!_ || i + _.at + _.size > t.length) throw new Error($);
     return [t.slice(i + _.at, i + _.at + _.size), _.type];
   }, c = (F) => {
     const [_, k] = a(F);
     if (k === "f4") return new Float32Array(_.buffer);
     if (k === "f2") return Mt(new Uint16Array(_.buffer));
     if (k === "i2") return Float32Array.from(new Int16Array(_.buffer), (bt) => bt / 32767);
-    throw new Error(N);
+    throw new Error($);
   }, h = (F) => new Int8Array(a(F)[0].buffer), l = (F) => new Uint16Array(a(F)[0].buffer), u = n.branches.map((F, _) => ({
     first: F.first,
     count: F.count,
@@ -29,7 +29,7 @@ async function vt(o) {
       weight: c(`branch${_}.weight${k}`),
       bias: c(`branch${_}.bias${k}`)
     }))
-  })), d = n.clips.map((F, _) => ({
+  })), p = n.clips.map((F, _) => ({
     name: F.name,
     fps: F.fps,
     frames: F.frames,
@@ -38,19 +38,19 @@ async function vt(o) {
     head: c(`clip${_}.head`),
     torso: c(`clip${_}.torso`),
     audio: F.mime ? new Blob([a(`clip${_}.audio`)[0]], { type: F.mime }) : null
-  })), { title: w, facts: x, count: m, names: g, groups: f, fps: p, view: R, camera: y, rest: E } = n, { largest: A, input_limit: v, most_growth: b, look: U, look_in_files: D } = n;
+  })), { title: d, facts: g, count: m, names: y, groups: f, fps: w, view: R, camera: x, rest: E } = n, { largest: A, input_limit: v, most_growth: b, look: U, look_in_files: D } = n;
   return {
-    title: w,
-    facts: x,
+    title: d,
+    facts: g,
     count: m,
-    names: g,
+    names: y,
     groups: f,
-    fps: p,
+    fps: w,
     largest: A,
     look: U,
-    camera: y,
+    camera: x,
     branches: u,
-    clips: d,
+    clips: p,
     inputLimit: v,
     mostGrowth: b,
     lookInFiles: D,
@@ -83,7 +83,7 @@ async function Et(o) {
   try {
     return new Uint8Array(await new Response(t).arrayBuffer());
   } catch (s) {
-    throw new Error(N, { cause: s });
+    throw new Error($, { cause: s });
   }
 }
 function At(o) {
@@ -109,7 +109,7 @@ function Tt(o, t) {
 function S(o) {
   return [o[0], o[1], o[2], o[4], o[5], o[6], o[8], o[9], o[10]];
 }
-function $(o, t) {
+function N(o, t) {
   const s = new Array(9).fill(0);
   for (let e = 0; e < 3; e++)
     for (let r = 0; r < 3; r++)
@@ -181,12 +181,12 @@ function Ft(o) {
   return [s * i, e * i, r * i];
 }
 function dt(o, t, s) {
-  const e = $(O([0, o, 0]), O([-t, 0, 0]));
-  return $(e, O([0, 0, s]));
+  const e = N(O([0, o, 0]), O([-t, 0, 0]));
+  return N(e, O([0, 0, s]));
 }
-const K = [0, -0.07, -0.02];
+const V = [0, -0.07, -0.02];
 function mt(o, t) {
-  const s = X(t, K), e = K.map((r, n) => r - s[n]);
+  const s = X(t, V), e = V.map((r, n) => r - s[n]);
   return Tt(o, ut(t, e));
 }
 const T = 52;
@@ -244,8 +244,8 @@ class zt {
       return s[h] + t[h];
     };
     for (let i = 0; i < r.length; i++) {
-      const a = n(i, 0, 0), c = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - a, u = n(i, 1, 1) - c, d = n(i, 1, 2) - h, w = n(i, 2, 0) - a, x = n(i, 2, 1) - c, m = n(i, 2, 2) - h;
-      r[i] = Math.hypot(u * m - d * x, d * w - l * m, l * x - u * w);
+      const a = n(i, 0, 0), c = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - a, u = n(i, 1, 1) - c, p = n(i, 1, 2) - h, d = n(i, 2, 0) - a, g = n(i, 2, 1) - c, m = n(i, 2, 2) - h;
+      r[i] = Math.hypot(u * m - p * g, p * d - l * m, l * g - u * d);
     }
     return r;
   }
@@ -292,7 +292,7 @@ function kt(o, t) {
   }), s;
 }
 function Y(o, t) {
-  return [...Ft($(H(S(o)), S(t))), t[3] - o[3], t[7] - o[7], t[11] - o[11]];
+  return [...Ft(N(H(S(o)), S(t))), t[3] - o[3], t[7] - o[7], t[11] - o[11]];
 }
 const I = Math.PI / 180;
 class pt {
@@ -333,16 +333,16 @@ function Ut(o, t) {
   return { expression: s, gaze: e.slice(), head: r.slice(), torso: n.slice() };
 }
 function P(o, t, s, e) {
-  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * I, t.gaze.pitch * I], a = o.gaze.map((g, f) => {
-    const p = e[f % 2];
-    return g + Math.min(p, Math.max(-p, n[f] + i[f % 2]));
+  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * I, t.gaze.pitch * I], a = o.gaze.map((y, f) => {
+    const w = e[f % 2];
+    return y + Math.min(w, Math.max(-w, n[f] + i[f % 2]));
   }), c = s.weightsOf(a), h = s.weightsOf(o.gaze), l = t.weights.slice();
-  for (const g of s.indices) l[g] = c[g] - h[g];
-  for (let g = 0; g < T; g++) {
-    const f = r[g];
-    r[g] = Math.max(Math.min(f + l[g], Math.max(f, 1)), Math.min(f, 0));
+  for (const y of s.indices) l[y] = c[y] - h[y];
+  for (let y = 0; y < T; y++) {
+    const f = r[y];
+    r[y] = Math.max(Math.min(f + l[y], Math.max(f, 1)), Math.min(f, 0));
   }
-  const { yaw: u, pitch: d, roll: w } = t.head, x = dt(u * I, d * I, w * I), m = u || d || w ? mt(o.head, x) : o.head;
+  const { yaw: u, pitch: p, roll: d } = t.head, g = dt(u * I, p * I, d * I), m = u || p || d ? mt(o.head, g) : o.head;
   return { expression: r, gaze: a, head: m, torso: o.torso };
 }
 function Lt(o, t) {
@@ -382,7 +382,7 @@ class St {
     return { controls: { weights: s, gaze: this.glance, head: i }, rise: 9e-4 * n };
   }
 }
-const V = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, wt = [
+const K = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, wt = [
   "HeadYaw",
   "HeadPitch",
   "HeadRoll",
@@ -396,8 +396,8 @@ const V = 64 * 2 ** 20, Z = 2e5, J = 4 * 3600, wt = [
 class z extends Error {
 }
 async function Ot(o, t) {
-  if (o.size > V)
-    throw new Error(`${o.name} is larger than ${V / 2 ** 20} MB. Cut the recording.`);
+  if (o.size > K)
+    throw new Error(`${o.name} is larger than ${K / 2 ** 20} MB. Cut the recording.`);
   let s;
   try {
     s = new TextDecoder("utf-8", { fatal: !0 }).decode(await o.arrayBuffer());
@@ -407,32 +407,32 @@ async function Ot(o, t) {
   return Bt(o.name, s, t);
 }
 function Bt(o, t, s) {
-  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = $t(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), a = n.findIndex((m) => m === "time" || m === "timecode"), c = T + wt.length, h = [], l = [];
+  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = Nt(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), a = n.findIndex((m) => m === "time" || m === "timecode"), c = T + wt.length, h = [], l = [];
   for (let m = 1; m < e.length; m++) {
-    const g = e[m];
-    if (!g.replaceAll(",", "").trim()) continue;
-    const f = g.split(",").map(tt);
+    const y = e[m];
+    if (!y.replaceAll(",", "").trim()) continue;
+    const f = y.split(",").map(tt);
     if (i >= 0 && f[i] === "0") continue;
-    const p = `${o}, line ${m + 1}`;
+    const w = `${o}, line ${m + 1}`;
     if (f.length !== r.length)
       throw new z(
-        `${p}: has ${f.length} values where the header names ${r.length} columns. Is the file complete? Record or export it again.`
+        `${w}: has ${f.length} values where the header names ${r.length} columns. Is the file complete? Record or export it again.`
       );
     if (h.length >= Z)
       throw new z(`${o} has more than ${Z} rows. Cut the recording.`);
     const R = new Float32Array(c);
-    n.forEach((y, E) => {
-      typeof y == "number" && (R[y] = Nt(p, r[E], y, f[E]));
-    }), h.push(R), a < 0 ? l.push([0, h.length - 1]) : n[a] === "timecode" ? l.push(Ct(p, f[a])) : l.push([0, gt(p, r[a], f[a])]);
+    n.forEach((x, E) => {
+      typeof x == "number" && (R[x] = $t(w, r[E], x, f[E]));
+    }), h.push(R), a < 0 ? l.push([0, h.length - 1]) : n[a] === "timecode" ? l.push(Ct(w, f[a])) : l.push([0, gt(w, r[a], f[a])]);
   }
   if (h.length === 0) throw new z(`${o} holds no sample of a face. ${C}`);
-  const u = qt(l, a < 0 ? 1 / s.fps : n[a] === "timecode" ? 0 : 1), [d, w] = Pt(o, u, n[a] === "timecode" ? 0.1 : 0), x = new Set(n.filter((m) => typeof m == "number"));
-  return Gt(o, d.map((m) => h[m]), w, x, s);
+  const u = qt(l, a < 0 ? 1 / s.fps : n[a] === "timecode" ? 0 : 1), [p, d] = Pt(o, u, n[a] === "timecode" ? 0.1 : 0), g = new Set(n.filter((m) => typeof m == "number"));
+  return Gt(o, p.map((m) => h[m]), d, g, s);
 }
 function tt(o) {
   return o.trim().replace(/^"(.*)"$/, "$1").trim();
 }
-function $t(o, t, s) {
+function Nt(o, t, s) {
   const e = new Map([...s.slice(0, T), ...wt].map((i, a) => [i.toLowerCase(), a])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
     const a = i.toLowerCase();
     if (r.has(a)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
@@ -456,7 +456,7 @@ function gt(o, t, s) {
     throw new z(`${o}, column '${t}': expected a finite number, found '${q(s)}'.`);
   return e;
 }
-function Nt(o, t, s, e) {
+function $t(o, t, s, e) {
   const r = gt(o, t, e);
   if (s < T && (r < -1 || r > 2))
     throw new z(
@@ -497,21 +497,21 @@ function Pt(o, t, s) {
   return [e, r];
 }
 function Gt(o, t, s, e, r) {
-  const { fps: n, rest: i, names: a } = r, c = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(c * a.length), l = new Float32Array(4 * c), u = new Float32Array(7 * c), d = new Float32Array(7 * c), w = new pt(a, r.lookInFiles), x = [0, 1, 2].some((p) => e.has(T + p)), m = [3, 4, 5, 6, 7, 8].some((p) => e.has(T + p)), g = (p, R, y) => {
-    p.set([...B(S(y)), y[3], y[7], y[11]], 7 * R);
+  const { fps: n, rest: i, names: a } = r, c = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(c * a.length), l = new Float32Array(4 * c), u = new Float32Array(7 * c), p = new Float32Array(7 * c), d = new pt(a, r.lookInFiles), g = [0, 1, 2].some((w) => e.has(T + w)), m = [3, 4, 5, 6, 7, 8].some((w) => e.has(T + w)), y = (w, R, x) => {
+    w.set([...B(S(x)), x[3], x[7], x[11]], 7 * R);
   };
   let f = 1;
-  for (let p = 0; p < c; p++) {
-    const R = p / n;
+  for (let w = 0; w < c; w++) {
+    const R = w / n;
     for (; f < s.length - 1 && s[f] < R; ) f++;
-    const y = Math.min(f, t.length - 1), E = Math.max(0, y - 1), A = s[y] - s[E], v = A > 0 ? Math.min(1, Math.max(0, (R - s[E]) / A)) : 0, b = t[E].map((_, k) => _ * (1 - v) + t[y][k] * v);
-    h.set(b.subarray(0, T), p * a.length);
-    const U = [3, 4, 6, 7].map((_) => -b[T + _]), D = m ? U : w.gazeOf(b);
-    l.set(i.gaze.map((_, k) => _ + D[k]), 4 * p);
+    const x = Math.min(f, t.length - 1), E = Math.max(0, x - 1), A = s[x] - s[E], v = A > 0 ? Math.min(1, Math.max(0, (R - s[E]) / A)) : 0, b = t[E].map((_, k) => _ * (1 - v) + t[x][k] * v);
+    h.set(b.subarray(0, T), w * a.length);
+    const U = [3, 4, 6, 7].map((_) => -b[T + _]), D = m ? U : d.gazeOf(b);
+    l.set(i.gaze.map((_, k) => _ + D[k]), 4 * w);
     const F = dt(b[T], b[T + 1], b[T + 2]);
-    g(u, p, x ? mt(i.head, F) : i.head), g(d, p, i.torso);
+    y(u, w, g ? mt(i.head, F) : i.head), y(p, w, i.torso);
   }
-  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: c, expression: h, gaze: l, head: u, torso: d, audio: null };
+  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: c, expression: h, gaze: l, head: u, torso: p, audio: null };
 }
 const Ht = [[150, 450], [450, 1e3], [1e3, 1800], [1800, 3200], [4e3, 8e3]];
 class Q {
@@ -541,14 +541,14 @@ class Q {
   /** Bring `weights` up to what is heard now. */
   listen() {
     this.analyser.getFloatFrequencyData(this.spectrum);
-    const t = this.context.sampleRate / this.analyser.fftSize, s = Ht.map(([d, w]) => {
-      let x = 0;
-      for (let m = Math.ceil(d / t); m < w / t; m++)
-        x += 10 ** ((this.spectrum[m] ?? -100) / 10);
-      return Math.max(x, 1e-10);
+    const t = this.context.sampleRate / this.analyser.fftSize, s = Ht.map(([p, d]) => {
+      let g = 0;
+      for (let m = Math.ceil(p / t); m < d / t; m++)
+        g += 10 ** ((this.spectrum[m] ?? -100) / 10);
+      return Math.max(g, 1e-10);
     }), e = s[0] + s[1] + s[2] + s[3], r = 10 * Math.log10(e + s[4]);
     this.floor += (r < this.floor ? 0.2 : 2e-3) * (r - this.floor), this.peak += (r > this.peak ? 0.3 : 3e-3) * (Math.max(r, this.floor + 25) - this.peak);
-    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((d) => d / (e + s[4])), a = Math.min(1, i[4] * 2), c = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - a);
+    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((p) => p / (e + s[4])), a = Math.min(1, i[4] * 2), c = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - a);
     this.towards({
       jawOpen: u * (0.15 + 0.55 * c),
       mouthFunnel: u * l * 0.4,
@@ -605,11 +605,11 @@ class Xt {
   /** avatar.model.views.front_camera, zoomed and shifted. */
   camera(t, s) {
     if (this.fixed) return { ...this.fixed, ...Wt(this.fixed, t, s), width: t, height: s };
-    const { distance: e, shown: r, bottom: n, narrowest: i, up: a } = this.data.view, c = this.data.rest.head, h = $(
+    const { distance: e, shown: r, bottom: n, narrowest: i, up: a } = this.data.view, c = this.data.rest.head, h = N(
       O([0, this.yaw * I, 0]),
       O([-this.pitch * I, 0, 0])
-    ), l = X($(S(c), h), [0, 0, 1]), u = [3, 7, 11].map((v, b) => c[v] + e * l[b]), d = l.map((v) => -v), w = jt(rt(d, a)), x = rt(d, w), m = [...w, ...x, ...d], g = X(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], g[v]]), p = Math.min(s * e / r, t * e / i), R = s + p * n / e, y = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = p * this.zoom;
-    return { K: [A, A, y, E], T: [...f, 0, 0, 0, 1], width: t, height: s };
+    ), l = X(N(S(c), h), [0, 0, 1]), u = [3, 7, 11].map((v, b) => c[v] + e * l[b]), p = l.map((v) => -v), d = jt(rt(p, a)), g = rt(p, d), m = [...d, ...g, ...p], y = X(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], y[v]]), w = Math.min(s * e / r, t * e / i), R = s + w * n / e, x = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = w * this.zoom;
+    return { K: [A, A, x, E], T: [...f, 0, 0, 0, 1], width: t, height: s };
   }
   /** Let mouse, pen and fingers on an element move the camera. */
   listen(t) {
@@ -763,7 +763,7 @@ void main() {
                    packHalf2x16(colour.xy), packHalf2x16(vec2(colour.z, 0.0)));
 }`;
 }
-const Kt = `#version 300 es
+const Vt = `#version 300 es
 precision highp float;
 precision highp int;
 precision highp usampler2D;
@@ -773,7 +773,7 @@ out vec2 v_at;
 flat out vec4 v_colour;
 ivec2 place(int i) { return ivec2(i % ${M}, i / ${M}); }
 void main() {
-  int rank = gl_VertexID / 6, corner = gl_VertexID - 6 * rank;
+  int rank = gl_VertexID >> 2, corner = gl_VertexID & 3;
   ivec2 at = place(int(texelFetch(u_order, place(rank), 0).x));
   uvec4 second = texelFetch(u_second, at, 0);
   float opacity = uintBitsToFloat(second.y);
@@ -784,7 +784,6 @@ void main() {
   vec4 first = uintBitsToFloat(texelFetch(u_first, at, 0));
   // Alpha is 1/255 at this many standard deviations.
   float extent = sqrt(max(0.0, 2.0 * log(255.0 * opacity))) + 1e-3;
-  corner = corner < 3 ? corner : 6 - corner;
   v_at = extent * (vec2(float(corner & 1), float(corner >> 1)) * 2.0 - 1.0);
   float short_ = uintBitsToFloat(second.x);
   vec2 across = vec2(-first.w, first.z) * (short_ / length(first.zw));
@@ -800,7 +799,7 @@ void main() {
   float alpha = min(0.999, v_colour.w * exp(-0.5 * dot(v_at, v_at)));
   if (alpha < 1.0 / 255.0) discard;
   o_colour = vec4(v_colour.xyz * alpha, alpha);
-}`, Vt = `#version 300 es
+}`, Kt = `#version 300 es
 precision highp float;
 uniform sampler2D u_sum;
 uniform vec4 u_background;
@@ -858,29 +857,29 @@ class te {
     let i = 0;
     for (const { first: a, count: c, shapes: h, offsets: l } of this.data.branches)
       for (let u = 0; u < h; u++, i++)
-        [s, e, r].forEach((d, w) => {
-          const x = t[16 * i + w], m = (3 * u + w) * c;
-          for (let g = 0; g < c; g++)
-            d[a + g] += x * n[l[m + g] & 255];
+        [s, e, r].forEach((p, d) => {
+          const g = t[16 * i + d], m = (3 * u + d) * c;
+          for (let y = 0; y < c; y++)
+            p[a + y] += g * n[l[m + y] & 255];
         });
   }
   depths(t) {
-    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: a } = this.data, { displacement: c, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), d = new Float32Array(this.x.length);
-    for (let w = 0; w < d.length; w++) {
-      let x = s[3 * w] + this.x[w], m = s[3 * w + 1] + this.y[w], g = s[3 * w + 2] + this.z[w];
-      for (let y = 0; y < 3; y++) {
-        const E = r[3 * w + y], A = 4 * e[3 * w + y];
-        x += E * c[A], m += E * c[A + 1], g += E * c[A + 2];
+    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: a } = this.data, { displacement: c, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), p = new Float32Array(this.x.length);
+    for (let d = 0; d < p.length; d++) {
+      let g = s[3 * d] + this.x[d], m = s[3 * d + 1] + this.y[d], y = s[3 * d + 2] + this.z[d];
+      for (let x = 0; x < 3; x++) {
+        const E = r[3 * d + x], A = 4 * e[3 * d + x];
+        g += E * c[A], m += E * c[A + 1], y += E * c[A + 2];
       }
-      const f = i[w];
+      const f = i[d];
       if (f >= 0) {
-        const y = h[f], E = a[3 * f], A = a[3 * f + 1], v = a[3 * f + 2], b = x - E, U = m - A, D = g - v;
-        x = y[0] * b + y[1] * U + y[2] * D + E, m = y[3] * b + y[4] * U + y[5] * D + A, g = y[6] * b + y[7] * U + y[8] * D + v;
+        const x = h[f], E = a[3 * f], A = a[3 * f + 1], v = a[3 * f + 2], b = g - E, U = m - A, D = y - v;
+        g = x[0] * b + x[1] * U + x[2] * D + E, m = x[3] * b + x[4] * U + x[5] * D + A, y = x[6] * b + x[7] * U + x[8] * D + v;
       }
-      const p = l[0] * x + l[1] * m + l[2] * g + l[3], R = u[0] * x + u[1] * m + u[2] * g + u[3];
-      d[w] = p + (R - p) * n[w];
+      const w = l[0] * g + l[1] * m + l[2] * y + l[3], R = u[0] * g + u[1] * m + u[2] * y + u[3];
+      p[d] = w + (R - w) * n[d];
     }
-    return d;
+    return p;
   }
   /** A stable radix sort of two passes over depths in 22 bits, which float32 hardly exceeds here. */
   sorted(t) {
@@ -898,9 +897,9 @@ class te {
     }
     for (let l = 0; l < 2; l++) {
       let u = 0;
-      for (let d = l * L; d < (l + 1) * L; d++) {
-        const w = r[d];
-        r[d] = u, u += w;
+      for (let p = l * L; p < (l + 1) * L; p++) {
+        const d = r[p];
+        r[p] = u, u += d;
       }
     }
     const h = new Uint32Array(n);
@@ -954,20 +953,22 @@ class se {
       );
     this.gl = e;
     const r = ["EXT_color_buffer_float", "EXT_color_buffer_half_float"];
-    this.canHalf = r.some((u) => e.getExtension(u) !== null), this.poser = new zt(s), this.rows = Math.ceil(s.count / M);
+    this.canHalf = r.some((d) => e.getExtension(d) !== null), this.poser = new zt(s), this.rows = Math.ceil(s.count / M);
     const n = new Uint16Array(3 * s.count), i = new Float32Array(3 * s.count);
-    for (let u = 0; u < s.count; u++)
-      for (let d = 0; d < 3; d++)
-        n[3 * u + d] = s.triangles[3 * s.triangle[u] + d], i[3 * u + d] = s.barycentric[3 * u + d] * s.follow[u];
+    for (let d = 0; d < s.count; d++)
+      for (let g = 0; g < 3; g++)
+        n[3 * d + g] = s.triangles[3 * s.triangle[d] + g], i[3 * d + g] = s.barycentric[3 * d + g] * s.follow[d];
     this.sorting = Zt(s, n, i), this.programs = {
       pose: G(e, nt, Qt(this.poser.shapes, s.branches.length)),
-      splat: G(e, Kt, Yt),
-      resolve: G(e, nt, Vt)
+      splat: G(e, Vt, Yt),
+      resolve: G(e, nt, Kt)
     }, this.textures = this.fill(n, i);
     const a = () => this.texture(e.RGBA32UI, M, this.rows), [c, h] = [a(), a()];
     this.posed = { frame: at(e, [c, h]), first: c, second: h }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
     const { pose: l } = this.programs;
-    e.uniformBlockBinding(l.handle, e.getUniformBlockIndex(l.handle, "Weights"), 0), this.order = this.texture(e.R32UI, M, this.rows), this.empty = e.createVertexArray(), this.worker = this.startWorker(), this.sorterKind = this.worker ? "worker" : "page";
+    e.uniformBlockBinding(l.handle, e.getUniformBlockIndex(l.handle, "Weights"), 0), this.order = this.texture(e.R32UI, M, this.rows), this.empty = e.createVertexArray(), this.quads = e.createVertexArray(), e.bindVertexArray(this.quads);
+    const u = [0, 1, 2, 2, 1, 3], p = Uint32Array.from({ length: 6 * s.count }, (d, g) => 4 * (g / 6 | 0) + u[g % 6]);
+    e.bindBuffer(e.ELEMENT_ARRAY_BUFFER, e.createBuffer()), e.bufferData(e.ELEMENT_ARRAY_BUFFER, p, e.STATIC_DRAW), e.bindVertexArray(null), this.worker = this.startWorker(), this.sorterKind = this.worker ? "worker" : "page";
   }
   canvas;
   data;
@@ -989,6 +990,7 @@ class se {
   order;
   weights;
   empty;
+  quads;
   sum = null;
   /** Blend in half precision where the browser can; 8 bits are half the work of software WebGL. */
   fine = !0;
@@ -1102,22 +1104,22 @@ class se {
     const { rest: i, bind: a, offsets: c, lattice: h, growth: l } = this.textures;
     this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, a, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, c, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, h, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
     const u = [];
-    let d = 0;
+    let p = 0;
     for (const b of r.branches)
-      u.push(b.first, b.first + b.count, d, b.shapes), d += b.shapes;
+      u.push(b.first, b.first + b.count, p, b.shapes), p += b.shapes;
     e.uniform4iv(n.at("u_branches"), u), e.uniform1i(n.at("u_count"), r.count), e.uniform1f(n.at("u_largest"), r.largest);
-    const w = (b, U) => e.uniformMatrix3fv(n.at(b), !1, H(U));
-    w("u_head", S(t.head)), w("u_torso", S(t.torso)), w("u_camera", S(s.T)), e.uniformMatrix3fv(n.at("u_eyes"), !1, t.eyes.flatMap(H)), e.uniform3f(n.at("u_headAt"), t.head[3], t.head[7], t.head[11]), e.uniform3f(n.at("u_torsoAt"), t.torso[3], t.torso[7], t.torso[11]), e.uniform3f(n.at("u_cameraAt"), s.T[3], s.T[7], s.T[11]), e.uniform3fv(n.at("u_eyeAt"), r.eyeballs), e.uniform4fv(n.at("u_headQuat"), t.headQuat), e.uniform4fv(n.at("u_torsoQuat"), t.torsoQuat), e.uniform4fv(n.at("u_eyeQuat"), t.eyeQuats.flat());
-    const [x, m, g, f] = s.K, { width: p, height: R } = s;
-    e.uniform4f(n.at("u_lens"), x, m, g, f);
-    const y = 0.15 * p / x, E = 0.15 * R / m, A = [-(g / x + y), -(f / m + E)], v = [(p - g) / x + y, (R - f) / m + E];
+    const d = (b, U) => e.uniformMatrix3fv(n.at(b), !1, H(U));
+    d("u_head", S(t.head)), d("u_torso", S(t.torso)), d("u_camera", S(s.T)), e.uniformMatrix3fv(n.at("u_eyes"), !1, t.eyes.flatMap(H)), e.uniform3f(n.at("u_headAt"), t.head[3], t.head[7], t.head[11]), e.uniform3f(n.at("u_torsoAt"), t.torso[3], t.torso[7], t.torso[11]), e.uniform3f(n.at("u_cameraAt"), s.T[3], s.T[7], s.T[11]), e.uniform3fv(n.at("u_eyeAt"), r.eyeballs), e.uniform4fv(n.at("u_headQuat"), t.headQuat), e.uniform4fv(n.at("u_torsoQuat"), t.torsoQuat), e.uniform4fv(n.at("u_eyeQuat"), t.eyeQuats.flat());
+    const [g, m, y, f] = s.K, { width: w, height: R } = s;
+    e.uniform4f(n.at("u_lens"), g, m, y, f);
+    const x = 0.15 * w / g, E = 0.15 * R / m, A = [-(y / g + x), -(f / m + E)], v = [(w - y) / g + x, (R - f) / m + E];
     e.uniform4f(n.at("u_bounds"), A[0], v[0], A[1], v[1]), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   splatPass(t, s) {
     const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: a } = t, c = this.target(i, a);
-    e.bindFramebuffer(e.FRAMEBUFFER, c.frame), e.viewport(0, 0, i, a), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, a), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 6 * this.data.count), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, a), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, c.texture, 0);
-    const [h, l, u, d] = s;
-    e.uniform4f(n.at("u_background"), h * d, l * d, u * d, d), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
+    e.bindFramebuffer(e.FRAMEBUFFER, c.frame), e.viewport(0, 0, i, a), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, a), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.quads), e.drawElements(e.TRIANGLES, 6 * this.data.count, e.UNSIGNED_INT, 0), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, a), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, c.texture, 0);
+    const [h, l, u, p] = s;
+    e.uniform4f(n.at("u_background"), h * p, l * p, u * p, p), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   target(t, s) {
     const { gl: e } = this, r = this.fine && this.canHalf ? e.RGBA16F : e.RGBA8, n = this.sum;
@@ -1141,12 +1143,12 @@ class se {
   fill(t, s) {
     const { gl: e, data: r, rows: n } = this, i = M * n, a = new Float32Array(20 * i), c = new Uint32Array(4 * i), h = (f) => 1 / (1 + Math.exp(-f));
     for (let f = 0; f < r.count; f++) {
-      const p = (R, y, E, A) => {
+      const w = (R, x, E, A) => {
         const v = 4 * (R * i + f);
-        for (let b = 0; b < E; b++) a[v + b] = y[E * f + b];
+        for (let b = 0; b < E; b++) a[v + b] = x[E * f + b];
         A !== void 0 && (a[v + 3] = A);
       };
-      p(0, r.means, 3, h(r.opacities[f])), p(1, r.quats, 4), p(2, r.logScales, 3, h(r.torso[f])), p(3, r.colours, 3, r.follow[f]), p(4, s, 3), c[4 * f] = t[3 * f] | t[3 * f + 1] << 16, c[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, c[4 * f + 2] = r.eye[f] + 1;
+      w(0, r.means, 3, h(r.opacities[f])), w(1, r.quats, 4), w(2, r.logScales, 3, h(r.torso[f])), w(3, r.colours, 3, r.follow[f]), w(4, s, 3), c[4 * f] = t[3 * f] | t[3 * f + 1] << 16, c[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, c[4 * f + 2] = r.eye[f] + 1;
     }
     const l = this.texture(e.RGBA32F, M, n, 5);
     e.texSubImage3D(
@@ -1174,14 +1176,14 @@ class se {
       e.UNSIGNED_INT,
       c
     );
-    const d = Math.max(...r.branches.map((f) => f.shapes)), w = this.texture(e.RGBA32UI, M, n, d), x = new Int8Array(16 * i), m = new Uint32Array(x.buffer);
-    for (let f = 0; f < d; f++) {
-      x.fill(0);
-      for (const { first: p, count: R, shapes: y, offsets: E } of r.branches)
-        if (!(f >= y))
+    const p = Math.max(...r.branches.map((f) => f.shapes)), d = this.texture(e.RGBA32UI, M, n, p), g = new Int8Array(16 * i), m = new Uint32Array(g.buffer);
+    for (let f = 0; f < p; f++) {
+      g.fill(0);
+      for (const { first: w, count: R, shapes: x, offsets: E } of r.branches)
+        if (!(f >= x))
           for (let A = 0; A < 13; A++) {
             const v = (f * 13 + A) * R;
-            for (let b = 0; b < R; b++) x[16 * (p + b) + A] = E[v + b];
+            for (let b = 0; b < R; b++) g[16 * (w + b) + A] = E[v + b];
           }
       e.texSubImage3D(
         e.TEXTURE_2D_ARRAY,
@@ -1197,13 +1199,13 @@ class se {
         m
       );
     }
-    const g = (f) => Math.ceil(f / M);
+    const y = (f) => Math.ceil(f / M);
     return {
       rest: l,
       bind: u,
-      offsets: w,
-      lattice: this.texture(e.RGBA32F, M, g(r.lattice.length / 3)),
-      growth: this.texture(e.R32F, M, g(r.triangles.length / 3))
+      offsets: d,
+      lattice: this.texture(e.RGBA32F, M, y(r.lattice.length / 3)),
+      growth: this.texture(e.R32F, M, y(r.triangles.length / 3))
     };
   }
 }
@@ -1469,18 +1471,18 @@ class oe extends HTMLElement {
     const i = [], a = [];
     for (let l = 0; l < t; l++) {
       const u = this.state(0);
-      for (let p = 0; p < T; p++) u.expression[p] = Math.random() * 0.5;
-      const d = this.camera.camera(s, e);
+      for (let w = 0; w < T; w++) u.expression[w] = Math.random() * 0.5;
+      const p = this.camera.camera(s, e);
       n.fine = r;
-      const w = performance.now();
-      n.pose(n.driveOf(u)), n.picture(d, this.background);
-      const x = performance.now();
+      const d = performance.now();
+      n.pose(n.driveOf(u)), n.picture(p, this.background);
+      const g = performance.now();
       n.finish();
-      const m = performance.now(), { pose: g, upload: f } = n.times;
-      i.push([g, f, x - w, m - x, m - w]), await new Promise((p) => setTimeout(p, 20)), a.push(n.times.sort);
+      const m = performance.now(), { pose: y, upload: f } = n.times;
+      i.push([y, f, g - d, m - g, m - d]), await new Promise((w) => setTimeout(w, 20)), a.push(n.times.sort);
     }
     this.request = requestAnimationFrame(this.tick), this.dirty = !0;
-    const c = (l) => l.sort((u, d) => u - d)[l.length >> 1], h = (l) => c(i.map((u) => u[l]));
+    const c = (l) => l.sort((u, p) => u - p)[l.length >> 1], h = (l) => c(i.map((u) => u[l]));
     return {
       pose_ms: h(0),
       upload_ms: h(1),

@@ -51,7 +51,7 @@ export class Panels {
   private readonly clipList = make("select", { "aria-label": "Motion" });
   private readonly idleBox = make("input", { type: "checkbox", id: "idle" });
   private readonly microphoneBox = make("input", { type: "checkbox", id: "microphone" });
-  private readonly muteButton = button("🔊", () => this.toggleSound(), "Sound on or off");
+  private readonly muteButton = button("Mute", () => this.toggleSound(), "Sound on or off");
 
   constructor(private readonly app: HTMLElement, private readonly avatar: AvatarHead) {
     const data = avatar.data!;
@@ -224,7 +224,7 @@ export class Panels {
 
   private toggleSound(): void {
     this.avatar.muted = !this.avatar.muted;
-    this.muteButton.textContent = this.avatar.muted ? "🔇" : "🔊";
+    this.muteButton.textContent = this.avatar.muted ? "Unmute" : "Mute";
   }
 
   random(): void {
