@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import random
+import tempfile
 import threading
 import time
 import wave
@@ -38,8 +39,9 @@ pytestmark = pytest.mark.skipif(
 
 OUTPUT = Path(__file__).resolve().parents[1] / "test-output"
 """Where screenshots stay; git ignores it."""
-LIKENESS_DB = 35.0
-"""What the picture of the page must reach against ours; it measures 50 and more."""
+LIKENESS_DB = 56.0
+"""Least likeness of the page's picture to ours. 35 would do for the eye, but not for a test: it measures 60
+and more, and without any one formula (growth, turning eyes, offsets of rotation) some state falls to 54."""
 
 
 def face_avatar(deformer: str = "branches", skin: int = 1500, torso: int = 300) -> Avatar:
@@ -121,9 +123,13 @@ def face_avatar(deformer: str = "branches", skin: int = 1500, torso: int = 300) 
     with torch.no_grad():
         for name, value in avatar.deformer.named_parameters():
             if name.endswith("offsets"):
-                value.copy_(torch.randn(value.shape, generator=generator) * 0.03)
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.15)
         avatar.deformer.feature_scale.fill_(0.5)
-    return avatar.requires_grad_(False)
+    # Through a file, which rounds: what a page shows of an avatar is what its file holds.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "face.avatar"
+        avatar.save(path)
+        return Avatar.load(path)
 
 
 def talking(avatar: Avatar, seconds: float = 2.0) -> HeadState:
