@@ -8,44 +8,44 @@ async function vt(o) {
     throw new Error("The avatar's data is newer than this script. Export both with one version.");
   const r = e.getUint32(12, !0);
   if (16 + r > t.length) throw new Error($);
-  const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, a = (F) => {
+  const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, c = (F) => {
     const _ = n.arrays[F];
     if (!_ || i + _.at + _.size > t.length) throw new Error($);
     return [t.slice(i + _.at, i + _.at + _.size), _.type];
-  }, c = (F) => {
-    const [_, k] = a(F);
+  }, a = (F) => {
+    const [_, k] = c(F);
     if (k === "f4") return new Float32Array(_.buffer);
     if (k === "f2") return Mt(new Uint16Array(_.buffer));
     if (k === "i2") return Float32Array.from(new Int16Array(_.buffer), (bt) => bt / 32767);
     throw new Error($);
-  }, h = (F) => new Int8Array(a(F)[0].buffer), l = (F) => new Uint16Array(a(F)[0].buffer), u = n.branches.map((F, _) => ({
+  }, h = (F) => new Int8Array(c(F)[0].buffer), l = (F) => new Uint16Array(c(F)[0].buffer), u = n.branches.map((F, _) => ({
     first: F.first,
     count: F.count,
     shapes: F.shapes,
     sees: F.sees,
     offsets: h(`branch${_}.offsets`),
-    scale: c(`branch${_}.scale`),
+    scale: a(`branch${_}.scale`),
     layers: [...Array(F.layers).keys()].map((k) => ({
-      weight: c(`branch${_}.weight${k}`),
-      bias: c(`branch${_}.bias${k}`)
+      weight: a(`branch${_}.weight${k}`),
+      bias: a(`branch${_}.bias${k}`)
     }))
   })), p = n.clips.map((F, _) => ({
     name: F.name,
     fps: F.fps,
     frames: F.frames,
-    expression: c(`clip${_}.expression`),
-    gaze: c(`clip${_}.gaze`),
-    head: c(`clip${_}.head`),
-    torso: c(`clip${_}.torso`),
-    audio: F.mime ? new Blob([a(`clip${_}.audio`)[0]], { type: F.mime }) : null
-  })), { title: d, facts: g, count: m, names: y, groups: f, fps: w, view: R, camera: x, rest: E } = n, { largest: A, input_limit: v, most_growth: b, look: U, look_in_files: D } = n;
+    expression: a(`clip${_}.expression`),
+    gaze: a(`clip${_}.gaze`),
+    head: a(`clip${_}.head`),
+    torso: a(`clip${_}.torso`),
+    audio: F.mime ? new Blob([c(`clip${_}.audio`)[0]], { type: F.mime }) : null
+  })), { title: d, facts: w, count: m, names: y, groups: f, fps: g, view: R, camera: x, rest: E } = n, { largest: A, input_limit: v, most_growth: b, look: U, look_in_files: D } = n;
   return {
     title: d,
-    facts: g,
+    facts: w,
     count: m,
     names: y,
     groups: f,
-    fps: w,
+    fps: g,
     largest: A,
     look: U,
     camera: x,
@@ -55,25 +55,25 @@ async function vt(o) {
     mostGrowth: b,
     lookInFiles: D,
     view: R,
-    rest: { ...E, expression: c("rest.expression") },
-    low: c("low"),
-    high: c("high"),
-    eyeballs: c("eyeballs"),
-    lattice: c("lattice"),
-    basis: c("basis"),
+    rest: { ...E, expression: a("rest.expression") },
+    low: a("low"),
+    high: a("high"),
+    eyeballs: a("eyeballs"),
+    lattice: a("lattice"),
+    basis: a("basis"),
     triangles: l("triangles"),
-    means: c("means"),
-    quats: c("quats"),
-    logScales: c("log_scales"),
-    opacities: c("logit_opacities"),
-    colours: c("colours"),
-    torso: c("torso_logits"),
+    means: a("means"),
+    quats: a("quats"),
+    logScales: a("log_scales"),
+    opacities: a("logit_opacities"),
+    colours: a("colours"),
+    torso: a("torso_logits"),
     triangle: l("triangle"),
-    barycentric: c("barycentric"),
-    follow: c("follow"),
+    barycentric: a("barycentric"),
+    follow: a("follow"),
     eye: h("eye"),
-    featureMean: c("feature_mean"),
-    featureScale: c("feature_scale")
+    featureMean: a("feature_mean"),
+    featureScale: a("feature_scale")
   };
 }
 async function Et(o) {
@@ -144,9 +144,9 @@ function ut(o, t) {
   ];
 }
 function B(o) {
-  const [t, s, e, r, n, i, a, c, h] = Array.from(o), l = t + n + h;
+  const [t, s, e, r, n, i, c, a, h] = Array.from(o), l = t + n + h;
   let u;
-  return l >= Math.max(t, n, h) ? u = [1 + l, c - i, e - a, r - s] : t >= Math.max(n, h) ? u = [c - i, 1 + t - n - h, s + r, e + a] : n >= h ? u = [e - a, s + r, 1 - t + n - h, i + c] : u = [r - s, e + a, i + c, 1 - t - n + h], j(u);
+  return l >= Math.max(t, n, h) ? u = [1 + l, a - i, e - c, r - s] : t >= Math.max(n, h) ? u = [a - i, 1 + t - n - h, s + r, e + c] : n >= h ? u = [e - c, s + r, 1 - t + n - h, i + a] : u = [r - s, e + c, i + a, 1 - t - n + h], j(u);
 }
 function j(o) {
   const t = Math.hypot(...o) || 1;
@@ -204,16 +204,16 @@ class zt {
   drive(t) {
     const s = this.feasible(t.expression), e = this.displacement(s), r = B(S(t.head));
     let n = B(S(t.torso));
-    r.reduce((c, h, l) => c + h * n[l], 0) < 0 && (n = n.map((c) => -c));
-    const i = [0, 1].map((c) => {
-      const h = t.gaze[2 * c] - this.data.rest.gaze[2 * c], l = t.gaze[2 * c + 1] - this.data.rest.gaze[2 * c + 1];
+    r.reduce((a, h, l) => a + h * n[l], 0) < 0 && (n = n.map((a) => -a));
+    const i = [0, 1].map((a) => {
+      const h = t.gaze[2 * a] - this.data.rest.gaze[2 * a], l = t.gaze[2 * a + 1] - this.data.rest.gaze[2 * a + 1];
       return O([-l, h, 0]);
-    }), a = new Float32Array(e.length / 3 * 4);
-    for (let c = 0; c < e.length / 3; c++)
-      for (let h = 0; h < 3; h++) a[4 * c + h] = e[3 * c + h];
+    }), c = new Float32Array(e.length / 3 * 4);
+    for (let a = 0; a < e.length / 3; a++)
+      for (let h = 0; h < 3; h++) c[4 * a + h] = e[3 * a + h];
     return {
       weights: this.weights(s, t),
-      displacement: a,
+      displacement: c,
       growth: this.growth(e),
       head: t.head,
       torso: t.torso,
@@ -231,21 +231,21 @@ class zt {
   displacement(t) {
     const { basis: s, lattice: e } = this.data, r = e.length, n = new Float32Array(r);
     for (let i = 0; i < t.length; i++) {
-      const a = t[i];
-      if (a === 0) continue;
-      const c = i * r;
-      for (let h = 0; h < r; h++) n[h] += a * s[c + h];
+      const c = t[i];
+      if (c === 0) continue;
+      const a = i * r;
+      for (let h = 0; h < r; h++) n[h] += c * s[a + h];
     }
     return n;
   }
   areas(t) {
-    const { lattice: s, triangles: e } = this.data, r = new Float32Array(e.length / 3), n = (i, a, c) => {
-      const h = 3 * e[3 * i + a] + c;
+    const { lattice: s, triangles: e } = this.data, r = new Float32Array(e.length / 3), n = (i, c, a) => {
+      const h = 3 * e[3 * i + c] + a;
       return s[h] + t[h];
     };
     for (let i = 0; i < r.length; i++) {
-      const a = n(i, 0, 0), c = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - a, u = n(i, 1, 1) - c, p = n(i, 1, 2) - h, d = n(i, 2, 0) - a, g = n(i, 2, 1) - c, m = n(i, 2, 2) - h;
-      r[i] = Math.hypot(u * m - p * g, p * d - l * m, l * g - u * d);
+      const c = n(i, 0, 0), a = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - c, u = n(i, 1, 1) - a, p = n(i, 1, 2) - h, d = n(i, 2, 0) - c, w = n(i, 2, 1) - a, m = n(i, 2, 2) - h;
+      r[i] = Math.hypot(u * m - p * w, p * d - l * m, l * w - u * d);
     }
     return r;
   }
@@ -256,23 +256,23 @@ class zt {
     return e;
   }
   features(t, s) {
-    const { rest: e, featureMean: r, featureScale: n, inputLimit: i } = this.data, a = new Float32Array(r.length);
-    a.set(t.subarray(0, T)), a.set(Y(e.head, s.head), T), a.set(s.gaze, T + 6), a.set(Y(e.torso, s.torso), T + 10);
-    for (let c = 0; c < a.length; c++) {
-      const h = (a[c] - r[c]) / n[c];
-      a[c] = Math.min(i, Math.max(-i, h));
+    const { rest: e, featureMean: r, featureScale: n, inputLimit: i } = this.data, c = new Float32Array(r.length);
+    c.set(t.subarray(0, T)), c.set(Y(e.head, s.head), T), c.set(s.gaze, T + 6), c.set(Y(e.torso, s.torso), T + 10);
+    for (let a = 0; a < c.length; a++) {
+      const h = (c[a] - r[a]) / n[a];
+      c[a] = Math.min(i, Math.max(-i, h));
     }
-    return a;
+    return c;
   }
   weights(t, s) {
     const e = this.features(t, s), r = new Float32Array(this.shapes * 16);
     let n = 0;
     for (const i of this.data.branches) {
-      const a = kt(i, e);
-      for (let c = 0; c < i.shapes; c++)
+      const c = kt(i, e);
+      for (let a = 0; a < i.shapes; a++)
         for (let h = 0; h < 13; h++) {
-          const l = i.scale[13 * c + h] / 16129;
-          r[16 * (n + c) + h] = a[c] * l;
+          const l = i.scale[13 * a + h] / 16129;
+          r[16 * (n + a) + h] = c[a] * l;
         }
       n += i.shapes;
     }
@@ -283,10 +283,10 @@ function kt(o, t) {
   let s = o.sees ? Float32Array.from(o.sees, (e) => t[e]) : t;
   return o.layers.forEach(({ weight: e, bias: r }, n) => {
     const i = new Float32Array(r.length);
-    for (let a = 0; a < i.length; a++) {
-      let c = r[a];
-      for (let h = 0; h < s.length; h++) c += e[a * s.length + h] * s[h];
-      i[a] = n < o.layers.length - 1 ? Math.max(0, c) : c;
+    for (let c = 0; c < i.length; c++) {
+      let a = r[c];
+      for (let h = 0; h < s.length; h++) a += e[c * s.length + h] * s[h];
+      i[c] = n < o.layers.length - 1 ? Math.max(0, a) : a;
     }
     s = i;
   }), s;
@@ -320,9 +320,9 @@ class pt {
   /** Coefficients, zero but for eyeLook, that a gaze in radians means. */
   weightsOf(t) {
     const s = new Float32Array(T);
-    return this.at.forEach(([e, r, n, i], a) => {
-      const c = t[2 * a] / this.full[0], h = t[2 * a + 1] / this.full[1];
-      s[e] = Math.max(0, c), s[r] = Math.max(0, -c), s[n] = Math.max(0, h), s[i] = Math.max(0, -h);
+    return this.at.forEach(([e, r, n, i], c) => {
+      const a = t[2 * c] / this.full[0], h = t[2 * c + 1] / this.full[1];
+      s[e] = Math.max(0, a), s[r] = Math.max(0, -a), s[n] = Math.max(0, h), s[i] = Math.max(0, -h);
     }), s;
   }
 }
@@ -333,31 +333,31 @@ function Ut(o, t) {
   return { expression: s, gaze: e.slice(), head: r.slice(), torso: n.slice() };
 }
 function P(o, t, s, e) {
-  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * I, t.gaze.pitch * I], a = o.gaze.map((y, f) => {
-    const w = e[f % 2];
-    return y + Math.min(w, Math.max(-w, n[f] + i[f % 2]));
-  }), c = s.weightsOf(a), h = s.weightsOf(o.gaze), l = t.weights.slice();
-  for (const y of s.indices) l[y] = c[y] - h[y];
+  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * I, t.gaze.pitch * I], c = o.gaze.map((y, f) => {
+    const g = e[f % 2];
+    return y + Math.min(g, Math.max(-g, n[f] + i[f % 2]));
+  }), a = s.weightsOf(c), h = s.weightsOf(o.gaze), l = t.weights.slice();
+  for (const y of s.indices) l[y] = a[y] - h[y];
   for (let y = 0; y < T; y++) {
     const f = r[y];
     r[y] = Math.max(Math.min(f + l[y], Math.max(f, 1)), Math.min(f, 0));
   }
-  const { yaw: u, pitch: p, roll: d } = t.head, g = dt(u * I, p * I, d * I), m = u || p || d ? mt(o.head, g) : o.head;
-  return { expression: r, gaze: a, head: m, torso: o.torso };
+  const { yaw: u, pitch: p, roll: d } = t.head, w = dt(u * I, p * I, d * I), m = u || p || d ? mt(o.head, w) : o.head;
+  return { expression: r, gaze: c, head: m, torso: o.torso };
 }
 function Lt(o, t) {
-  const s = Math.min(Math.max(0, t * o.fps), o.frames - 1), e = Math.floor(s), r = Math.min(e + 1, o.frames - 1), n = s - e, i = (c, h) => Float32Array.from(
+  const s = Math.min(Math.max(0, t * o.fps), o.frames - 1), e = Math.floor(s), r = Math.min(e + 1, o.frames - 1), n = s - e, i = (a, h) => Float32Array.from(
     { length: h },
-    (l, u) => c[e * h + u] * (1 - n) + c[r * h + u] * n
-  ), a = (c) => {
-    const h = (l) => Array.from(c.subarray(7 * l, 7 * l + 4));
-    return ut(ft(Rt(h(e), h(r), n)), i(c, 7).subarray(4));
+    (l, u) => a[e * h + u] * (1 - n) + a[r * h + u] * n
+  ), c = (a) => {
+    const h = (l) => Array.from(a.subarray(7 * l, 7 * l + 4));
+    return ut(ft(Rt(h(e), h(r), n)), i(a, 7).subarray(4));
   };
   return {
     expression: i(o.expression, o.expression.length / o.frames),
     gaze: Array.from(i(o.gaze, 4)),
-    head: a(o.head),
-    torso: a(o.torso)
+    head: c(o.head),
+    torso: c(o.torso)
   };
 }
 class St {
@@ -372,7 +372,7 @@ class St {
     const s = new Float32Array(T);
     t > this.blinkAt + 0.3 && (this.blinkAt = t + 2 + 4 * Math.random());
     const e = t - this.blinkAt, r = e < 0 ? 0 : e < 0.08 ? e / 0.08 : Math.max(0, 1 - (e - 0.08) / 0.16);
-    for (const a of this.eyes) s[a] = r;
+    for (const c of this.eyes) s[c] = r;
     t > this.glanceAt && (this.glanceAt = t + 1 + 2.5 * Math.random(), this.glance = { yaw: 5 * (Math.random() - 0.5), pitch: 3 * (Math.random() - 0.5) });
     const n = Math.sin(2 * Math.PI * t / 4.2), i = {
       yaw: 1.6 * Math.sin(0.41 * t) + 0.7 * Math.sin(1.07 * t + 1),
@@ -407,41 +407,41 @@ async function Ot(o, t) {
   return Bt(o.name, s, t);
 }
 function Bt(o, t, s) {
-  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = Nt(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), a = n.findIndex((m) => m === "time" || m === "timecode"), c = T + wt.length, h = [], l = [];
+  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = Nt(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), c = n.findIndex((m) => m === "time" || m === "timecode"), a = T + wt.length, h = [], l = [];
   for (let m = 1; m < e.length; m++) {
     const y = e[m];
     if (!y.replaceAll(",", "").trim()) continue;
     const f = y.split(",").map(tt);
     if (i >= 0 && f[i] === "0") continue;
-    const w = `${o}, line ${m + 1}`;
+    const g = `${o}, line ${m + 1}`;
     if (f.length !== r.length)
       throw new z(
-        `${w}: has ${f.length} values where the header names ${r.length} columns. Is the file complete? Record or export it again.`
+        `${g}: has ${f.length} values where the header names ${r.length} columns. Is the file complete? Record or export it again.`
       );
     if (h.length >= Z)
       throw new z(`${o} has more than ${Z} rows. Cut the recording.`);
-    const R = new Float32Array(c);
+    const R = new Float32Array(a);
     n.forEach((x, E) => {
-      typeof x == "number" && (R[x] = $t(w, r[E], x, f[E]));
-    }), h.push(R), a < 0 ? l.push([0, h.length - 1]) : n[a] === "timecode" ? l.push(Ct(w, f[a])) : l.push([0, gt(w, r[a], f[a])]);
+      typeof x == "number" && (R[x] = $t(g, r[E], x, f[E]));
+    }), h.push(R), c < 0 ? l.push([0, h.length - 1]) : n[c] === "timecode" ? l.push(Ct(g, f[c])) : l.push([0, gt(g, r[c], f[c])]);
   }
   if (h.length === 0) throw new z(`${o} holds no sample of a face. ${C}`);
-  const u = qt(l, a < 0 ? 1 / s.fps : n[a] === "timecode" ? 0 : 1), [p, d] = Pt(o, u, n[a] === "timecode" ? 0.1 : 0), g = new Set(n.filter((m) => typeof m == "number"));
-  return Gt(o, p.map((m) => h[m]), d, g, s);
+  const u = qt(l, c < 0 ? 1 / s.fps : n[c] === "timecode" ? 0 : 1), [p, d] = Pt(o, u, n[c] === "timecode" ? 0.1 : 0), w = new Set(n.filter((m) => typeof m == "number"));
+  return Gt(o, p.map((m) => h[m]), d, w, s);
 }
 function tt(o) {
   return o.trim().replace(/^"(.*)"$/, "$1").trim();
 }
 function Nt(o, t, s) {
-  const e = new Map([...s.slice(0, T), ...wt].map((i, a) => [i.toLowerCase(), a])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
-    const a = i.toLowerCase();
-    if (r.has(a)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
-    if (r.add(a), a === "time" || a === "timecode") return a;
-    if (Dt.includes(a)) return "";
-    const c = e.get(a);
-    if (c === void 0)
+  const e = new Map([...s.slice(0, T), ...wt].map((i, c) => [i.toLowerCase(), c])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
+    const c = i.toLowerCase();
+    if (r.has(c)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
+    if (r.add(c), c === "time" || c === "timecode") return c;
+    if (Dt.includes(c)) return "";
+    const a = e.get(c);
+    if (a === void 0)
       throw new z(`${o} has an unknown column '${q(i)}'. ${C}`);
-    return c;
+    return a;
   });
   if (!n.some((i) => typeof i == "number" && i < T))
     throw new z(`${o} names no ARKit coefficient. ${C}`);
@@ -476,42 +476,42 @@ function Ct(o, t) {
 }
 function qt(o, t) {
   if (t) return o.map(([, i]) => i * t);
-  const s = o.reduce((i, [, a]) => Math.max(i, a), 0);
+  const s = o.reduce((i, [, c]) => Math.max(i, c), 0);
   let e = It.find((i) => i > s) ?? Math.ceil(s) + 1;
   o[0][0] === o[o.length - 1][0] && (e = Math.max(e, 60));
   let r = 0, n = -1 / 0;
-  return o.map(([i, a]) => {
-    const c = i + a / e;
-    return c - n < -12 * 3600 && r++, n = c, c + 24 * 3600 * r;
+  return o.map(([i, c]) => {
+    const a = i + c / e;
+    return a - n < -12 * 3600 && r++, n = a, a + 24 * 3600 * r;
   });
 }
 function Pt(o, t, s) {
   const e = [], r = [];
   let n = -1 / 0;
-  if (t.forEach((i, a) => {
+  if (t.forEach((i, c) => {
     if (i < n - s)
-      throw new z(`${o}: the time of sample ${a + 1} lies before that of an earlier one. Sort them.`);
-    i > n + 1e-9 && (e.push(a), r.push(i - t[0]), n = i);
+      throw new z(`${o}: the time of sample ${c + 1} lies before that of an earlier one. Sort them.`);
+    i > n + 1e-9 && (e.push(c), r.push(i - t[0]), n = i);
   }), n - t[0] > J)
     throw new z(`${o} spans more than ${J / 3600} hours. Are its times seconds?`);
   return [e, r];
 }
 function Gt(o, t, s, e, r) {
-  const { fps: n, rest: i, names: a } = r, c = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(c * a.length), l = new Float32Array(4 * c), u = new Float32Array(7 * c), p = new Float32Array(7 * c), d = new pt(a, r.lookInFiles), g = [0, 1, 2].some((w) => e.has(T + w)), m = [3, 4, 5, 6, 7, 8].some((w) => e.has(T + w)), y = (w, R, x) => {
-    w.set([...B(S(x)), x[3], x[7], x[11]], 7 * R);
+  const { fps: n, rest: i, names: c } = r, a = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(a * c.length), l = new Float32Array(4 * a), u = new Float32Array(7 * a), p = new Float32Array(7 * a), d = new pt(c, r.lookInFiles), w = [0, 1, 2].some((g) => e.has(T + g)), m = [3, 4, 5, 6, 7, 8].some((g) => e.has(T + g)), y = (g, R, x) => {
+    g.set([...B(S(x)), x[3], x[7], x[11]], 7 * R);
   };
   let f = 1;
-  for (let w = 0; w < c; w++) {
-    const R = w / n;
+  for (let g = 0; g < a; g++) {
+    const R = g / n;
     for (; f < s.length - 1 && s[f] < R; ) f++;
     const x = Math.min(f, t.length - 1), E = Math.max(0, x - 1), A = s[x] - s[E], v = A > 0 ? Math.min(1, Math.max(0, (R - s[E]) / A)) : 0, b = t[E].map((_, k) => _ * (1 - v) + t[x][k] * v);
-    h.set(b.subarray(0, T), w * a.length);
+    h.set(b.subarray(0, T), g * c.length);
     const U = [3, 4, 6, 7].map((_) => -b[T + _]), D = m ? U : d.gazeOf(b);
-    l.set(i.gaze.map((_, k) => _ + D[k]), 4 * w);
+    l.set(i.gaze.map((_, k) => _ + D[k]), 4 * g);
     const F = dt(b[T], b[T + 1], b[T + 2]);
-    y(u, w, g ? mt(i.head, F) : i.head), y(p, w, i.torso);
+    y(u, g, w ? mt(i.head, F) : i.head), y(p, g, i.torso);
   }
-  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: c, expression: h, gaze: l, head: u, torso: p, audio: null };
+  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: a, expression: h, gaze: l, head: u, torso: p, audio: null };
 }
 const Ht = [[150, 450], [450, 1e3], [1e3, 1800], [1800, 3200], [4e3, 8e3]];
 class Q {
@@ -542,23 +542,23 @@ class Q {
   listen() {
     this.analyser.getFloatFrequencyData(this.spectrum);
     const t = this.context.sampleRate / this.analyser.fftSize, s = Ht.map(([p, d]) => {
-      let g = 0;
+      let w = 0;
       for (let m = Math.ceil(p / t); m < d / t; m++)
-        g += 10 ** ((this.spectrum[m] ?? -100) / 10);
-      return Math.max(g, 1e-10);
+        w += 10 ** ((this.spectrum[m] ?? -100) / 10);
+      return Math.max(w, 1e-10);
     }), e = s[0] + s[1] + s[2] + s[3], r = 10 * Math.log10(e + s[4]);
     this.floor += (r < this.floor ? 0.2 : 2e-3) * (r - this.floor), this.peak += (r > this.peak ? 0.3 : 3e-3) * (Math.max(r, this.floor + 25) - this.peak);
-    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((p) => p / (e + s[4])), a = Math.min(1, i[4] * 2), c = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - a);
+    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((p) => p / (e + s[4])), c = Math.min(1, i[4] * 2), a = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - c);
     this.towards({
-      jawOpen: u * (0.15 + 0.55 * c),
+      jawOpen: u * (0.15 + 0.55 * a),
       mouthFunnel: u * l * 0.4,
       mouthPucker: u * l * 0.25,
-      mouthStretchLeft: n * (h * 0.3 + a * 0.2),
-      mouthStretchRight: n * (h * 0.3 + a * 0.2),
+      mouthStretchLeft: n * (h * 0.3 + c * 0.2),
+      mouthStretchRight: n * (h * 0.3 + c * 0.2),
       mouthLowerDownLeft: u * (0.2 + 0.2 * h),
       mouthLowerDownRight: u * (0.2 + 0.2 * h),
-      mouthUpperUpLeft: u * 0.12 + n * a * 0.1,
-      mouthUpperUpRight: u * 0.12 + n * a * 0.1
+      mouthUpperUpLeft: u * 0.12 + n * c * 0.1,
+      mouthUpperUpRight: u * 0.12 + n * c * 0.1
     });
   }
   close() {
@@ -571,8 +571,32 @@ class Q {
     }
   }
 }
+async function Xt(o, t, s, e) {
+  const r = [], n = [];
+  o.fine = !0;
+  for (let a = 0; a < e; a++) {
+    const h = t();
+    for (let m = 0; m < T; m++) h.expression[m] = Math.random() * 0.5;
+    const l = performance.now();
+    o.pose(o.driveOf(h)), o.picture(s, [1, 1, 1, 1]);
+    const u = performance.now();
+    o.finish();
+    const p = performance.now(), { pose: d, upload: w } = o.times;
+    r.push([d, w, u - l, p - u, p - l]), await new Promise((m) => setTimeout(m, 20)), n.push(o.times.sort);
+  }
+  const i = (a) => a.sort((h, l) => h - l)[a.length >> 1], c = (a) => i(r.map((h) => h[a]));
+  return {
+    pose_ms: c(0),
+    upload_ms: c(1),
+    page_ms: c(2),
+    draw_ms: c(3),
+    picture_ms: c(4),
+    sort_ms: i(n.slice(e >> 2)),
+    frames_per_s: 1e3 / c(4)
+  };
+}
 const et = [0.4, 12];
-class Xt {
+class Wt {
   constructor(t) {
     this.data = t;
   }
@@ -604,11 +628,11 @@ class Xt {
   }
   /** avatar.model.views.front_camera, zoomed and shifted. */
   camera(t, s) {
-    if (this.fixed) return { ...this.fixed, ...Wt(this.fixed, t, s), width: t, height: s };
-    const { distance: e, shown: r, bottom: n, narrowest: i, up: a } = this.data.view, c = this.data.rest.head, h = N(
+    if (this.fixed) return { ...this.fixed, ...jt(this.fixed, t, s), width: t, height: s };
+    const { distance: e, shown: r, bottom: n, narrowest: i, up: c } = this.data.view, a = this.data.rest.head, h = N(
       O([0, this.yaw * I, 0]),
       O([-this.pitch * I, 0, 0])
-    ), l = X(N(S(c), h), [0, 0, 1]), u = [3, 7, 11].map((v, b) => c[v] + e * l[b]), p = l.map((v) => -v), d = jt(rt(p, a)), g = rt(p, d), m = [...d, ...g, ...p], y = X(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], y[v]]), w = Math.min(s * e / r, t * e / i), R = s + w * n / e, x = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = w * this.zoom;
+    ), l = X(N(S(a), h), [0, 0, 1]), u = [3, 7, 11].map((v, b) => a[v] + e * l[b]), p = l.map((v) => -v), d = Qt(rt(p, c)), w = rt(p, d), m = [...d, ...w, ...p], y = X(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], y[v]]), g = Math.min(s * e / r, t * e / i), R = s + g * n / e, x = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = g * this.zoom;
     return { K: [A, A, x, E], T: [...f, 0, 0, 0, 1], width: t, height: s };
   }
   /** Let mouse, pen and fingers on an element move the camera. */
@@ -622,11 +646,11 @@ class Xt {
     t.addEventListener("pointermove", (e) => {
       const r = s.get(e.pointerId);
       if (!r) return;
-      const n = { x: e.clientX, y: e.clientY }, i = t.getBoundingClientRect(), a = [(n.x - r.x) / i.height, (n.y - r.y) / i.height], c = [...s].find(([h]) => h !== e.pointerId)?.[1];
-      if (c) {
-        const h = (u) => Math.hypot(u.x - c.x, u.y - c.y), l = [(n.x + c.x) / 2, (n.y + c.y) / 2];
-        this.pan = [this.pan[0] + a[0] / 2, this.pan[1] + a[1] / 2], this.zoomAt(...st(l[0], l[1], i), h(n) / Math.max(1, h(r)));
-      } else e.buttons & 2 || e.shiftKey ? this.pan = [this.pan[0] + a[0], this.pan[1] + a[1]] : this.set({ yaw: this.yaw - 180 * a[0], pitch: this.pitch + 120 * a[1] });
+      const n = { x: e.clientX, y: e.clientY }, i = t.getBoundingClientRect(), c = [(n.x - r.x) / i.height, (n.y - r.y) / i.height], a = [...s].find(([h]) => h !== e.pointerId)?.[1];
+      if (a) {
+        const h = (u) => Math.hypot(u.x - a.x, u.y - a.y), l = [(n.x + a.x) / 2, (n.y + a.y) / 2];
+        this.pan = [this.pan[0] + c[0] / 2, this.pan[1] + c[1] / 2], this.zoomAt(...st(l[0], l[1], i), h(n) / Math.max(1, h(r)));
+      } else e.buttons & 2 || e.shiftKey ? this.pan = [this.pan[0] + c[0], this.pan[1] + c[1]] : this.set({ yaw: this.yaw - 180 * c[0], pitch: this.pitch + 120 * c[1] });
       s.set(e.pointerId, n), this.onChange();
     }), t.addEventListener("wheel", (e) => {
       e.preventDefault();
@@ -638,23 +662,64 @@ class Xt {
 function st(o, t, s) {
   return [(o - s.left - s.width / 2) / s.height, (t - s.top - s.height / 2) / s.height];
 }
-function Wt(o, t, s) {
-  const e = Math.min(t / o.width, s / o.height), [r, n, i, a] = o.K.map((l) => l * e), [c, h] = [(t - e * o.width) / 2, (s - e * o.height) / 2];
-  return { K: [r, n, i + c, a + h] };
+function jt(o, t, s) {
+  const e = Math.min(t / o.width, s / o.height), [r, n, i, c] = o.K.map((l) => l * e), [a, h] = [(t - e * o.width) / 2, (s - e * o.height) / 2];
+  return { K: [r, n, i + a, c + h] };
 }
 function rt(o, t) {
   return [o[1] * t[2] - o[2] * t[1], o[2] * t[0] - o[0] * t[2], o[0] * t[1] - o[1] * t[0]];
 }
-function jt(o) {
+function Qt(o) {
   const t = Math.hypot(...o) || 1;
   return [o[0] / t, o[1] / t, o[2] / t];
+}
+class Vt {
+  constructor(t) {
+    this.changed = t, this.audio.preload = "auto", this.audio.addEventListener("ended", () => {
+      this.playing && this.finish();
+    });
+  }
+  changed;
+  clip = null;
+  playing = !1;
+  time = 0;
+  audio = new Audio();
+  urls = /* @__PURE__ */ new Map();
+  get duration() {
+    return this.clip ? this.clip.frames / this.clip.fps : 0;
+  }
+  play(t) {
+    t !== this.clip && this.choose(t), this.time >= this.duration - 1e-3 && this.seek(0), this.playing = !0, t.audio && (this.audio.currentTime = this.time, this.audio.play().catch(() => {
+    })), this.changed();
+  }
+  pause() {
+    this.playing = !1, this.audio.pause(), this.changed();
+  }
+  stop() {
+    this.pause(), this.clip = null, this.time = 0, this.changed();
+  }
+  seek(t) {
+    this.time = Math.min(Math.max(0, t), this.duration), this.clip?.audio && (this.audio.currentTime = this.time), this.changed();
+  }
+  /** Go on by some seconds, or to where the sound is: eyes forgive a late frame, ears no gap. */
+  advance(t) {
+    if (!this.playing || !this.clip) return;
+    const s = this.clip.audio && !this.audio.paused;
+    this.time = s ? this.audio.currentTime : this.time + t, this.time >= this.duration && this.finish();
+  }
+  choose(t) {
+    this.clip = t, this.time = 0, this.audio.pause(), t.audio ? (this.urls.has(t) || this.urls.set(t, URL.createObjectURL(t.audio)), this.audio.src = this.urls.get(t)) : this.audio.removeAttribute("src");
+  }
+  finish() {
+    this.playing = !1, this.time = this.duration, this.audio.pause(), this.changed();
+  }
 }
 const M = 1024, nt = `#version 300 es
 void main() {
   vec2 p = vec2(float((gl_VertexID << 1) & 2), float(gl_VertexID & 2));
   gl_Position = vec4(p * 2.0 - 1.0, 0.0, 1.0);
 }`;
-function Qt(o, t) {
+function Yt(o, t) {
   return `#version 300 es
 precision highp float;
 precision highp int;
@@ -763,7 +828,7 @@ void main() {
                    packHalf2x16(colour.xy), packHalf2x16(vec2(colour.z, 0.0)));
 }`;
 }
-const Vt = `#version 300 es
+const Kt = `#version 300 es
 precision highp float;
 precision highp int;
 precision highp usampler2D;
@@ -790,7 +855,7 @@ void main() {
   vec2 pixel = first.xy + v_at.x * first.zw + v_at.y * across;
   gl_Position = vec4(pixel.x / u_size.x * 2.0 - 1.0, 1.0 - pixel.y / u_size.y * 2.0, 0.0, 1.0);
   v_colour = vec4(unpackHalf2x16(second.z), unpackHalf2x16(second.w).x, opacity);
-}`, Yt = `#version 300 es
+}`, Zt = `#version 300 es
 precision highp float;
 in vec2 v_at;
 flat in vec4 v_colour;
@@ -799,7 +864,7 @@ void main() {
   float alpha = min(0.999, v_colour.w * exp(-0.5 * dot(v_at, v_at)));
   if (alpha < 1.0 / 255.0) discard;
   o_colour = vec4(v_colour.xyz * alpha, alpha);
-}`, Kt = `#version 300 es
+}`, Jt = `#version 300 es
 precision highp float;
 uniform sampler2D u_sum;
 uniform vec4 u_background;
@@ -808,7 +873,7 @@ void main() {
   vec4 sum = texelFetch(u_sum, ivec2(gl_FragCoord.xy), 0);
   o_colour = clamp(sum + (1.0 - sum.w) * u_background, 0.0, 1.0);
 }`, W = 11, L = 1 << W;
-function Zt(o, t, s) {
+function te(o, t, s) {
   return {
     means: o.means,
     corners: t,
@@ -817,20 +882,20 @@ function Zt(o, t, s) {
     eye: o.eye,
     eyeballs: o.eyeballs,
     branches: o.branches.map(({ first: e, count: r, shapes: n, offsets: i }) => {
-      const a = new Int8Array(n * 3 * r);
-      for (let c = 0; c < n; c++) {
-        const h = c * 13 * r;
-        a.set(i.subarray(h, h + 3 * r), c * 3 * r);
+      const c = new Int8Array(n * 3 * r);
+      for (let a = 0; a < n; a++) {
+        const h = a * 13 * r;
+        c.set(i.subarray(h, h + 3 * r), a * 3 * r);
       }
-      return { first: e, count: r, shapes: n, offsets: a };
+      return { first: e, count: r, shapes: n, offsets: c };
     })
   };
 }
-function Jt(o, t) {
+function ee(o, t) {
   const { weights: s, displacement: e, head: r, torso: n, eyes: i } = o;
   return { weights: s, displacement: e, head: r, torso: n, eyes: i, row: t };
 }
-class te {
+class se {
   constructor(t) {
     this.data = t;
     const s = t.means.length / 3;
@@ -855,44 +920,44 @@ class te {
     const { x: s, y: e, z: r, signedSquare: n } = this;
     s.fill(0), e.fill(0), r.fill(0);
     let i = 0;
-    for (const { first: a, count: c, shapes: h, offsets: l } of this.data.branches)
+    for (const { first: c, count: a, shapes: h, offsets: l } of this.data.branches)
       for (let u = 0; u < h; u++, i++)
         [s, e, r].forEach((p, d) => {
-          const g = t[16 * i + d], m = (3 * u + d) * c;
-          for (let y = 0; y < c; y++)
-            p[a + y] += g * n[l[m + y] & 255];
+          const w = t[16 * i + d], m = (3 * u + d) * a;
+          for (let y = 0; y < a; y++)
+            p[c + y] += w * n[l[m + y] & 255];
         });
   }
   depths(t) {
-    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: a } = this.data, { displacement: c, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), p = new Float32Array(this.x.length);
+    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: c } = this.data, { displacement: a, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), p = new Float32Array(this.x.length);
     for (let d = 0; d < p.length; d++) {
-      let g = s[3 * d] + this.x[d], m = s[3 * d + 1] + this.y[d], y = s[3 * d + 2] + this.z[d];
+      let w = s[3 * d] + this.x[d], m = s[3 * d + 1] + this.y[d], y = s[3 * d + 2] + this.z[d];
       for (let x = 0; x < 3; x++) {
         const E = r[3 * d + x], A = 4 * e[3 * d + x];
-        g += E * c[A], m += E * c[A + 1], y += E * c[A + 2];
+        w += E * a[A], m += E * a[A + 1], y += E * a[A + 2];
       }
       const f = i[d];
       if (f >= 0) {
-        const x = h[f], E = a[3 * f], A = a[3 * f + 1], v = a[3 * f + 2], b = g - E, U = m - A, D = y - v;
-        g = x[0] * b + x[1] * U + x[2] * D + E, m = x[3] * b + x[4] * U + x[5] * D + A, y = x[6] * b + x[7] * U + x[8] * D + v;
+        const x = h[f], E = c[3 * f], A = c[3 * f + 1], v = c[3 * f + 2], b = w - E, U = m - A, D = y - v;
+        w = x[0] * b + x[1] * U + x[2] * D + E, m = x[3] * b + x[4] * U + x[5] * D + A, y = x[6] * b + x[7] * U + x[8] * D + v;
       }
-      const w = l[0] * g + l[1] * m + l[2] * y + l[3], R = u[0] * g + u[1] * m + u[2] * y + u[3];
-      p[d] = w + (R - w) * n[d];
+      const g = l[0] * w + l[1] * m + l[2] * y + l[3], R = u[0] * w + u[1] * m + u[2] * y + u[3];
+      p[d] = g + (R - g) * n[d];
     }
     return p;
   }
   /** A stable radix sort of two passes over depths in 22 bits, which float32 hardly exceeds here. */
   sorted(t) {
     const { keys: s, half: e, counts: r } = this, n = t.length;
-    let i = 1 / 0, a = -1 / 0;
+    let i = 1 / 0, c = -1 / 0;
     for (let l = 0; l < n; l++) {
       const u = t[l];
-      u < i && (i = u), u > a && (a = u);
+      u < i && (i = u), u > c && (c = u);
     }
-    const c = (L * L - 1) / Math.max(1e-9, a - i);
+    const a = (L * L - 1) / Math.max(1e-9, c - i);
     r.fill(0);
     for (let l = 0; l < n; l++) {
-      const u = (a - t[l]) * c >>> 0;
+      const u = (c - t[l]) * a >>> 0;
       s[l] = u, r[u & L - 1]++, r[L + (u >>> W)]++;
     }
     for (let l = 0; l < 2; l++) {
@@ -917,7 +982,7 @@ function ot(o, t) {
 }
 const yt = `(function(){"use strict";class z{constructor(e){this.data=e;const s=e.means.length/3;this.x=new Float32Array(s),this.y=new Float32Array(s),this.z=new Float32Array(s),this.keys=new Uint32Array(s),this.half=new Uint32Array(s)}data;x;y;z;keys;half;counts=new Uint32Array(2*2048);signedSquare=Float32Array.from({length:256},(e,s)=>{const r=s>127?s-256:s;return r*Math.abs(r)});order(e){return this.offsets(e.weights),this.sorted(this.depths(e))}offsets(e){const{x:s,y:r,z:i,signedSquare:d}=this;s.fill(0),r.fill(0),i.fill(0);let y=0;for(const{first:l,count:u,shapes:w,offsets:t}of this.data.branches)for(let n=0;n<w;n++,y++)[s,r,i].forEach((f,o)=>{const S=e[16*y+o],g=(3*n+o)*u;for(let h=0;h<u;h++)f[l+h]+=S*d[t[g+h]&255]})}depths(e){const{means:s,corners:r,weights:i,torso:d,eye:y,eyeballs:l}=this.data,{displacement:u,eyes:w}=e,t=C(e.row,e.head),n=C(e.row,e.torso),f=new Float32Array(this.x.length);for(let o=0;o<f.length;o++){let S=s[3*o]+this.x[o],g=s[3*o+1]+this.y[o],h=s[3*o+2]+this.z[o];for(let a=0;a<3;a++){const B=i[3*o+a],U=4*r[3*o+a];S+=B*u[U],g+=B*u[U+1],h+=B*u[U+2]}const T=y[o];if(T>=0){const a=w[T],B=l[3*T],U=l[3*T+1],A=l[3*T+2],E=S-B,m=g-U,x=h-A;S=a[0]*E+a[1]*m+a[2]*x+B,g=a[3]*E+a[4]*m+a[5]*x+U,h=a[6]*E+a[7]*m+a[8]*x+A}const K=t[0]*S+t[1]*g+t[2]*h+t[3],k=n[0]*S+n[1]*g+n[2]*h+n[3];f[o]=K+(k-K)*d[o]}return f}sorted(e){const{keys:s,half:r,counts:i}=this,d=e.length;let y=1/0,l=-1/0;for(let t=0;t<d;t++){const n=e[t];n<y&&(y=n),n>l&&(l=n)}const u=(2048*2048-1)/Math.max(1e-9,l-y);i.fill(0);for(let t=0;t<d;t++){const n=(l-e[t])*u>>>0;s[t]=n,i[n&2047]++,i[2048+(n>>>11)]++}for(let t=0;t<2;t++){let n=0;for(let f=t*2048;f<(t+1)*2048;f++){const o=i[f];i[f]=n,n+=o}}const w=new Uint32Array(d);for(let t=d-1;t>=0;t--)r[i[s[t]&2047]++]=t;for(let t=0;t<d;t++){const n=r[t];w[i[2048+(s[n]>>>11)]++]=n}return w}}function C(c,e){const s=r=>c[0]*e[r]+c[1]*e[4+r]+c[2]*e[8+r];return[s(0),s(1),s(2),s(3)+c[3]]}let p=null;self.onmessage=c=>{if(c.data.data&&(p=new z(c.data.data)),c.data.job&&p){const e=performance.now(),s=p.order(c.data.job);self.postMessage({order:s,ms:performance.now()-e},{transfer:[s.buffer]})}}})();
 `, it = typeof self < "u" && self.Blob && new Blob(["(self.URL || self.webkitURL).revokeObjectURL(self.location.href);", yt], { type: "text/javascript;charset=utf-8" });
-function ee(o) {
+function re(o) {
   let t;
   try {
     if (t = it && (self.URL || self.webkitURL).createObjectURL(it), !t) throw "";
@@ -938,7 +1003,7 @@ function ee(o) {
 }
 class xt extends Error {
 }
-class se {
+class ne {
   constructor(t, s) {
     this.canvas = t, this.data = s;
     const e = t.getContext("webgl2", {
@@ -956,18 +1021,18 @@ class se {
     this.canHalf = r.some((d) => e.getExtension(d) !== null), this.poser = new zt(s), this.rows = Math.ceil(s.count / M);
     const n = new Uint16Array(3 * s.count), i = new Float32Array(3 * s.count);
     for (let d = 0; d < s.count; d++)
-      for (let g = 0; g < 3; g++)
-        n[3 * d + g] = s.triangles[3 * s.triangle[d] + g], i[3 * d + g] = s.barycentric[3 * d + g] * s.follow[d];
-    this.sorting = Zt(s, n, i), this.programs = {
-      pose: G(e, nt, Qt(this.poser.shapes, s.branches.length)),
-      splat: G(e, Vt, Yt),
-      resolve: G(e, nt, Kt)
+      for (let w = 0; w < 3; w++)
+        n[3 * d + w] = s.triangles[3 * s.triangle[d] + w], i[3 * d + w] = s.barycentric[3 * d + w] * s.follow[d];
+    this.sorting = te(s, n, i), this.programs = {
+      pose: G(e, nt, Yt(this.poser.shapes, s.branches.length)),
+      splat: G(e, Kt, Zt),
+      resolve: G(e, nt, Jt)
     }, this.textures = this.fill(n, i);
-    const a = () => this.texture(e.RGBA32UI, M, this.rows), [c, h] = [a(), a()];
-    this.posed = { frame: at(e, [c, h]), first: c, second: h }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
+    const c = () => this.texture(e.RGBA32UI, M, this.rows), [a, h] = [c(), c()];
+    this.posed = { frame: at(e, [a, h]), first: a, second: h }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
     const { pose: l } = this.programs;
     e.uniformBlockBinding(l.handle, e.getUniformBlockIndex(l.handle, "Weights"), 0), this.order = this.texture(e.R32UI, M, this.rows), this.empty = e.createVertexArray(), this.quads = e.createVertexArray(), e.bindVertexArray(this.quads);
-    const u = [0, 1, 2, 2, 1, 3], p = Uint32Array.from({ length: 6 * s.count }, (d, g) => 4 * (g / 6 | 0) + u[g % 6]);
+    const u = [0, 1, 2, 2, 1, 3], p = Uint32Array.from({ length: 6 * s.count }, (d, w) => 4 * (w / 6 | 0) + u[w % 6]);
     e.bindBuffer(e.ELEMENT_ARRAY_BUFFER, e.createBuffer()), e.bufferData(e.ELEMENT_ARRAY_BUFFER, p, e.STATIC_DRAW), e.bindVertexArray(null), this.worker = this.startWorker(), this.sorterKind = this.worker ? "worker" : "page";
   }
   canvas;
@@ -1018,21 +1083,21 @@ class se {
     const { gl: r, drive: n } = this;
     if (!n || r.isContextLost()) return;
     (this.canvas.width !== t.width || this.canvas.height !== t.height) && (this.canvas.width = t.width, this.canvas.height = t.height);
-    const i = Jt(n, [t.T[8], t.T[9], t.T[10], t.T[11]]);
+    const i = ee(n, [t.T[8], t.T[9], t.T[10], t.T[11]]);
     e === "now" || !this.ordered || !this.worker && e === "soon" ? this.sortHere(i) : e === "soon" && this.sortThere(i);
-    const a = performance.now();
-    this.upload(n);
     const c = performance.now();
-    this.posePass(n, t), this.splatPass(t, s), this.times.upload = c - a, this.times.draw = performance.now() - c;
+    this.upload(n);
+    const a = performance.now();
+    this.posePass(n, t), this.splatPass(t, s), this.times.upload = a - c, this.times.draw = performance.now() - a;
   }
   /** Return the canvas's pixels, RGBA from the top row; only in the task that drew it. */
   pixels() {
     const { gl: t, canvas: s } = this, { width: e, height: r } = s, n = new Uint8Array(4 * e * r);
     t.bindFramebuffer(t.FRAMEBUFFER, null), t.readPixels(0, 0, e, r, t.RGBA, t.UNSIGNED_BYTE, n);
     const i = new Uint8Array(n.length);
-    for (let a = 0; a < r; a++) {
-      const c = n.subarray(4 * e * a, 4 * e * (a + 1));
-      i.set(c, 4 * e * (r - 1 - a));
+    for (let c = 0; c < r; c++) {
+      const a = n.subarray(4 * e * c, 4 * e * (c + 1));
+      i.set(a, 4 * e * (r - 1 - c));
     }
     return i;
   }
@@ -1051,7 +1116,7 @@ class se {
   }
   startWorker() {
     try {
-      const t = new ee();
+      const t = new re();
       return t.onmessage = (s) => {
         this.busy = !1, this.times.sort = s.data.ms, this.takeOrder(s.data.order), this.onOrder();
         const e = this.waiting;
@@ -1071,7 +1136,7 @@ class se {
     this.busy = !0, this.worker?.postMessage({ job: t });
   }
   sortHere(t) {
-    this.sorter ??= new te(this.sorting);
+    this.sorter ??= new se(this.sorting);
     const s = performance.now();
     this.takeOrder(this.sorter.order(t)), this.times.sort = performance.now() - s;
   }
@@ -1095,14 +1160,14 @@ class se {
   }
   /** Overwrite a float texture of WIDTH columns with as many numbers as there are. */
   refill(t, s, e, r) {
-    const { gl: n } = this, i = Math.ceil(e.length / r / M), a = new Float32Array(i * M * r);
-    a.set(e), n.activeTexture(n.TEXTURE0), n.bindTexture(n.TEXTURE_2D, t), n.texSubImage2D(n.TEXTURE_2D, 0, 0, 0, M, i, s, n.FLOAT, a);
+    const { gl: n } = this, i = Math.ceil(e.length / r / M), c = new Float32Array(i * M * r);
+    c.set(e), n.activeTexture(n.TEXTURE0), n.bindTexture(n.TEXTURE_2D, t), n.texSubImage2D(n.TEXTURE_2D, 0, 0, 0, M, i, s, n.FLOAT, c);
   }
   posePass(t, s) {
     const { gl: e, data: r } = this, { pose: n } = this.programs;
     e.useProgram(n.handle), e.bindFramebuffer(e.FRAMEBUFFER, this.posed.frame), e.drawBuffers([e.COLOR_ATTACHMENT0, e.COLOR_ATTACHMENT1]), e.viewport(0, 0, M, this.rows), e.disable(e.BLEND);
-    const { rest: i, bind: a, offsets: c, lattice: h, growth: l } = this.textures;
-    this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, a, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, c, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, h, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
+    const { rest: i, bind: c, offsets: a, lattice: h, growth: l } = this.textures;
+    this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, c, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, a, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, h, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
     const u = [];
     let p = 0;
     for (const b of r.branches)
@@ -1110,14 +1175,14 @@ class se {
     e.uniform4iv(n.at("u_branches"), u), e.uniform1i(n.at("u_count"), r.count), e.uniform1f(n.at("u_largest"), r.largest);
     const d = (b, U) => e.uniformMatrix3fv(n.at(b), !1, H(U));
     d("u_head", S(t.head)), d("u_torso", S(t.torso)), d("u_camera", S(s.T)), e.uniformMatrix3fv(n.at("u_eyes"), !1, t.eyes.flatMap(H)), e.uniform3f(n.at("u_headAt"), t.head[3], t.head[7], t.head[11]), e.uniform3f(n.at("u_torsoAt"), t.torso[3], t.torso[7], t.torso[11]), e.uniform3f(n.at("u_cameraAt"), s.T[3], s.T[7], s.T[11]), e.uniform3fv(n.at("u_eyeAt"), r.eyeballs), e.uniform4fv(n.at("u_headQuat"), t.headQuat), e.uniform4fv(n.at("u_torsoQuat"), t.torsoQuat), e.uniform4fv(n.at("u_eyeQuat"), t.eyeQuats.flat());
-    const [g, m, y, f] = s.K, { width: w, height: R } = s;
-    e.uniform4f(n.at("u_lens"), g, m, y, f);
-    const x = 0.15 * w / g, E = 0.15 * R / m, A = [-(y / g + x), -(f / m + E)], v = [(w - y) / g + x, (R - f) / m + E];
+    const [w, m, y, f] = s.K, { width: g, height: R } = s;
+    e.uniform4f(n.at("u_lens"), w, m, y, f);
+    const x = 0.15 * g / w, E = 0.15 * R / m, A = [-(y / w + x), -(f / m + E)], v = [(g - y) / w + x, (R - f) / m + E];
     e.uniform4f(n.at("u_bounds"), A[0], v[0], A[1], v[1]), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   splatPass(t, s) {
-    const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: a } = t, c = this.target(i, a);
-    e.bindFramebuffer(e.FRAMEBUFFER, c.frame), e.viewport(0, 0, i, a), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, a), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.quads), e.drawElements(e.TRIANGLES, 6 * this.data.count, e.UNSIGNED_INT, 0), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, a), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, c.texture, 0);
+    const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: c } = t, a = this.target(i, c);
+    e.bindFramebuffer(e.FRAMEBUFFER, a.frame), e.viewport(0, 0, i, c), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, c), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.quads), e.drawElements(e.TRIANGLES, 6 * this.data.count, e.UNSIGNED_INT, 0), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, c), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, a.texture, 0);
     const [h, l, u, p] = s;
     e.uniform4f(n.at("u_background"), h * p, l * p, u * p, p), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
@@ -1133,22 +1198,22 @@ class se {
     i.activeTexture(i.TEXTURE0 + n), i.bindTexture(e, r), i.uniform1i(t.at(s), n);
   }
   texture(t, s, e, r = 0) {
-    const { gl: n } = this, i = r ? n.TEXTURE_2D_ARRAY : n.TEXTURE_2D, a = n.createTexture();
-    n.bindTexture(i, a), r ? n.texStorage3D(i, 1, t, s, e, r) : n.texStorage2D(i, 1, t, s, e);
-    for (const c of [n.TEXTURE_MIN_FILTER, n.TEXTURE_MAG_FILTER])
-      n.texParameteri(i, c, n.NEAREST);
-    return a;
+    const { gl: n } = this, i = r ? n.TEXTURE_2D_ARRAY : n.TEXTURE_2D, c = n.createTexture();
+    n.bindTexture(i, c), r ? n.texStorage3D(i, 1, t, s, e, r) : n.texStorage2D(i, 1, t, s, e);
+    for (const a of [n.TEXTURE_MIN_FILTER, n.TEXTURE_MAG_FILTER])
+      n.texParameteri(i, a, n.NEAREST);
+    return c;
   }
   /** Put into textures what does not change. */
   fill(t, s) {
-    const { gl: e, data: r, rows: n } = this, i = M * n, a = new Float32Array(20 * i), c = new Uint32Array(4 * i), h = (f) => 1 / (1 + Math.exp(-f));
+    const { gl: e, data: r, rows: n } = this, i = M * n, c = new Float32Array(20 * i), a = new Uint32Array(4 * i), h = (f) => 1 / (1 + Math.exp(-f));
     for (let f = 0; f < r.count; f++) {
-      const w = (R, x, E, A) => {
+      const g = (R, x, E, A) => {
         const v = 4 * (R * i + f);
-        for (let b = 0; b < E; b++) a[v + b] = x[E * f + b];
-        A !== void 0 && (a[v + 3] = A);
+        for (let b = 0; b < E; b++) c[v + b] = x[E * f + b];
+        A !== void 0 && (c[v + 3] = A);
       };
-      w(0, r.means, 3, h(r.opacities[f])), w(1, r.quats, 4), w(2, r.logScales, 3, h(r.torso[f])), w(3, r.colours, 3, r.follow[f]), w(4, s, 3), c[4 * f] = t[3 * f] | t[3 * f + 1] << 16, c[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, c[4 * f + 2] = r.eye[f] + 1;
+      g(0, r.means, 3, h(r.opacities[f])), g(1, r.quats, 4), g(2, r.logScales, 3, h(r.torso[f])), g(3, r.colours, 3, r.follow[f]), g(4, s, 3), a[4 * f] = t[3 * f] | t[3 * f + 1] << 16, a[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, a[4 * f + 2] = r.eye[f] + 1;
     }
     const l = this.texture(e.RGBA32F, M, n, 5);
     e.texSubImage3D(
@@ -1162,7 +1227,7 @@ class se {
       5,
       e.RGBA,
       e.FLOAT,
-      a
+      c
     );
     const u = this.texture(e.RGBA32UI, M, n);
     e.texSubImage2D(
@@ -1174,16 +1239,16 @@ class se {
       n,
       e.RGBA_INTEGER,
       e.UNSIGNED_INT,
-      c
+      a
     );
-    const p = Math.max(...r.branches.map((f) => f.shapes)), d = this.texture(e.RGBA32UI, M, n, p), g = new Int8Array(16 * i), m = new Uint32Array(g.buffer);
+    const p = Math.max(...r.branches.map((f) => f.shapes)), d = this.texture(e.RGBA32UI, M, n, p), w = new Int8Array(16 * i), m = new Uint32Array(w.buffer);
     for (let f = 0; f < p; f++) {
-      g.fill(0);
-      for (const { first: w, count: R, shapes: x, offsets: E } of r.branches)
+      w.fill(0);
+      for (const { first: g, count: R, shapes: x, offsets: E } of r.branches)
         if (!(f >= x))
           for (let A = 0; A < 13; A++) {
             const v = (f * 13 + A) * R;
-            for (let b = 0; b < R; b++) g[16 * (w + b) + A] = E[v + b];
+            for (let b = 0; b < R; b++) w[16 * (g + b) + A] = E[v + b];
           }
       e.texSubImage3D(
         e.TEXTURE_2D_ARRAY,
@@ -1209,7 +1274,7 @@ class se {
     };
   }
 }
-class re {
+class oe {
   constructor(t, s) {
     this.gl = t, this.handle = s;
   }
@@ -1230,7 +1295,7 @@ function G(o, t, s) {
   }
   if (o.linkProgram(e), !o.getProgramParameter(e, o.LINK_STATUS) && !o.isContextLost())
     throw new Error(`The graphics driver refuses the shaders: ${o.getProgramInfoLog(e)}`);
-  return new re(o, e);
+  return new oe(o, e);
 }
 function at(o, t) {
   const s = o.createFramebuffer();
@@ -1244,8 +1309,8 @@ function at(o, t) {
     );
   }), s;
 }
-const ct = 50, ne = 20;
-class oe extends HTMLElement {
+const ct = 50, ie = 20;
+class ae extends HTMLElement {
   static observedAttributes = ["src", "background", "idle"];
   /** Resolves once the avatar is shown; rejects with a sentence where it cannot be. */
   ready;
@@ -1257,16 +1322,12 @@ class oe extends HTMLElement {
   renderer = null;
   canvas = document.createElement("canvas");
   message = document.createElement("p");
-  audio = new Audio();
+  player = new Vt(() => this.changed());
   listeners = /* @__PURE__ */ new Map();
   look;
   idling;
   controls = ht();
   exact = null;
-  clip = null;
-  urls = /* @__PURE__ */ new Map();
-  playing = !1;
-  time = 0;
   idle = !1;
   microphone = null;
   dirty = !0;
@@ -1295,7 +1356,7 @@ class oe extends HTMLElement {
       font: "16px/1.5 system-ui, sans-serif"
     });
     const e = document.createElement("div");
-    Object.assign(e.style, { ...s, width: "100%", height: "100%", minHeight: "inherit" }), e.append(this.canvas, this.message), t.append(e), this.message.setAttribute("role", "status"), this.audio.preload = "auto", this.audio.addEventListener("ended", () => this.ended()), this.canvas.addEventListener("webglcontextlost", (r) => {
+    Object.assign(e.style, { ...s, width: "100%", height: "100%", minHeight: "inherit" }), e.append(this.canvas, this.message), t.append(e), this.message.setAttribute("role", "status"), this.canvas.addEventListener("webglcontextlost", (r) => {
       r.preventDefault(), this.renderer?.abandon(), this.renderer = null, this.say("The graphics driver was reset; the avatar comes back as soon as it does.");
     }), this.canvas.addEventListener("webglcontextrestored", () => this.start());
   }
@@ -1313,7 +1374,7 @@ class oe extends HTMLElement {
   async load(t) {
     try {
       const s = await vt(t);
-      if (this.data = s, this.clips = s.clips, this.look = new pt(s.names, s.look), this.idling = new St(s.names), this.camera = new Xt(s), this.camera.onChange = () => this.touch(), this.camera.listen(this.canvas), this.start(), !this.renderer) return;
+      if (this.data = s, this.clips = s.clips, this.look = new pt(s.names, s.look), this.idling = new St(s.names), this.camera = new Wt(s), this.camera.onChange = () => this.touch(), this.camera.listen(this.canvas), this.start(), !this.renderer) return;
       this.settle.resolve(this), this.emit("ready", s);
     } catch (s) {
       this.fail(s);
@@ -1336,7 +1397,7 @@ class oe extends HTMLElement {
   start() {
     if (this.data)
       try {
-        this.renderer = new se(this.canvas, this.data), this.renderer.onOrder = () => this.reordered = !0, this.say(""), this.touch();
+        this.renderer = new ne(this.canvas, this.data), this.renderer.onOrder = () => this.reordered = !0, this.say(""), this.touch();
       } catch (t) {
         this.fail(t);
       }
@@ -1400,38 +1461,38 @@ class oe extends HTMLElement {
   // --- clips
   /** Play a clip (its name or place), or go on with the one that was paused. */
   play(t) {
-    const s = typeof t == "string" ? this.clips.findIndex((r) => r.name === t) : t, e = s === void 0 ? this.clip ?? this.clips[0] : this.clips[s];
+    const s = typeof t == "string" ? this.clips.findIndex((r) => r.name === t) : t, e = s === void 0 ? this.player.clip ?? this.clips[0] : this.clips[s];
     if (!e) throw new Error(`There is no clip '${t ?? ""}'. It has: ${this.clips.map((r) => r.name)}.`);
-    e !== this.clip && this.choose(e), this.time >= this.duration - 1e-3 && this.seek(0), this.playing = !0, this.startAudio(), this.changed();
+    this.player.play(e);
   }
   pause() {
-    this.playing = !1, this.audio.pause(), this.changed();
+    this.player.pause();
   }
   /** Leave the clip, back to rest. */
   stop() {
-    this.pause(), this.clip = null, this.time = 0, this.changed();
+    this.player.stop();
   }
   /** Go to a time of the clip, seconds. */
   seek(t) {
-    this.time = Math.min(Math.max(0, t), this.duration), this.clip?.audio && (this.audio.currentTime = this.time), this.changed();
+    this.player.seek(t);
   }
   get currentTime() {
-    return this.time;
+    return this.player.time;
   }
   get duration() {
-    return this.clip ? this.clip.frames / this.clip.fps : 0;
+    return this.player.duration;
   }
   get currentClip() {
-    return this.clip?.name ?? null;
+    return this.player.clip?.name ?? null;
   }
   get isPlaying() {
-    return this.playing;
+    return this.player.playing;
   }
   set muted(t) {
-    this.audio.muted = t;
+    this.player.audio.muted = t;
   }
   get muted() {
-    return this.audio.muted;
+    return this.player.audio.muted;
   }
   /** Add the motion of an ARKit CSV file and return its name; throws a sentence on a bad file. */
   async addCsv(t) {
@@ -1464,34 +1525,11 @@ class oe extends HTMLElement {
     const e = t.width ?? this.canvas.width, r = t.height ?? this.canvas.height, n = t.camera ?? this.camera.camera(e, r);
     return s.fine = !0, s.pose(s.driveOf(t.state ?? this.state(0))), s.picture(n, this.background, "now"), this.dirty = !0, { width: n.width, height: n.height, pixels: s.pixels() };
   }
-  /** Draw many pictures of random expressions, each waited for, and return medians in milliseconds. */
-  async measure(t, s, e, r = !0) {
-    const n = this.renderer;
+  /** Draw many pictures of random expressions, each waited for; medians in milliseconds. */
+  async measure(t, s, e) {
     cancelAnimationFrame(this.request);
-    const i = [], a = [];
-    for (let l = 0; l < t; l++) {
-      const u = this.state(0);
-      for (let w = 0; w < T; w++) u.expression[w] = Math.random() * 0.5;
-      const p = this.camera.camera(s, e);
-      n.fine = r;
-      const d = performance.now();
-      n.pose(n.driveOf(u)), n.picture(p, this.background);
-      const g = performance.now();
-      n.finish();
-      const m = performance.now(), { pose: y, upload: f } = n.times;
-      i.push([y, f, g - d, m - g, m - d]), await new Promise((w) => setTimeout(w, 20)), a.push(n.times.sort);
-    }
-    this.request = requestAnimationFrame(this.tick), this.dirty = !0;
-    const c = (l) => l.sort((u, p) => u - p)[l.length >> 1], h = (l) => c(i.map((u) => u[l]));
-    return {
-      pose_ms: h(0),
-      upload_ms: h(1),
-      page_ms: h(2),
-      draw_ms: h(3),
-      picture_ms: h(4),
-      sort_ms: c(a.slice(t >> 2)),
-      frames_per_s: 1e3 / h(4)
-    };
+    const r = this.camera.camera(s, e), n = await Xt(this.renderer, () => this.state(0), r, t);
+    return this.request = requestAnimationFrame(this.tick), this.dirty = !0, n;
   }
   // --- events
   on(t, s) {
@@ -1512,53 +1550,35 @@ class oe extends HTMLElement {
   changed() {
     this.touch(), this.emit("change", null);
   }
-  choose(t) {
-    this.clip = t, this.time = 0, this.audio.pause(), t.audio ? (this.urls.has(t) || this.urls.set(t, URL.createObjectURL(t.audio)), this.audio.src = this.urls.get(t)) : this.audio.removeAttribute("src");
-  }
-  startAudio() {
-    this.clip?.audio && (this.audio.currentTime = this.time, this.audio.play().catch(() => {
-    }));
-  }
-  ended() {
-    this.playing && this.clip && this.finished();
-  }
-  finished() {
-    this.playing = !1, this.time = this.duration, this.audio.pause(), this.changed();
-  }
-  advance(t) {
-    if (!this.playing || !this.clip) return;
-    const s = this.clip.audio && !this.audio.paused;
-    this.time = s ? this.audio.currentTime : this.time + t, this.time >= this.duration && this.finished();
-  }
   state(t) {
     if (this.exact) return this.exact;
-    const s = this.need(), e = s.look;
-    let r = this.clip ? Lt(this.clip, this.time) : Ut(s, this.look);
-    if (this.idle && !this.clip) {
-      const { controls: n, rise: i } = this.idling.at(t / 1e3);
-      r = P(r, n, this.look, e);
-      for (const a of [r.head = r.head.slice(), r.torso = r.torso.slice()])
-        s.view.up.forEach((c, h) => a[4 * h + 3] += i * c);
+    const s = this.need(), e = s.look, { clip: r, time: n } = this.player;
+    let i = r ? Lt(r, n) : Ut(s, this.look);
+    if (this.idle && !r) {
+      const { controls: c, rise: a } = this.idling.at(t / 1e3);
+      i = P(i, c, this.look, e);
+      for (const h of [i.head = i.head.slice(), i.torso = i.torso.slice()])
+        s.view.up.forEach((l, u) => h[4 * u + 3] += a * l);
     }
-    return this.microphone && (this.microphone.listen(), r = P(r, { ...ht(), weights: this.microphone.weights }, this.look, e)), P(r, this.controls, this.look, e);
+    return this.microphone && (this.microphone.listen(), i = P(i, { ...ht(), weights: this.microphone.weights }, this.look, e)), P(i, this.controls, this.look, e);
   }
   tick = (t) => {
     this.request = requestAnimationFrame(this.tick);
     const s = t - this.last;
     if (this.last = t, !this.renderer || !this.data) return;
-    this.advance(Math.min(s, 250) / 1e3);
-    const e = this.playing || this.idle && !this.clip || this.microphone !== null;
-    if (e && (this.dirty = !0), this.adapt(e || this.dirty, s), !this.dirty && !this.reordered) return;
-    const [r, n] = this.size();
-    if (r === 0 || n === 0) return;
-    const { renderer: i, dirty: a } = this;
-    if (this.dirty = this.reordered = !1, i.fine = this.scale === 1, a && i.pose(i.driveOf(this.state(t))), i.picture(this.camera.camera(r, n), this.background, a ? "soon" : "not"), !!a) {
+    this.player.advance(Math.min(s, 250) / 1e3);
+    const { clip: e, playing: r, time: n, duration: i } = this.player, c = r || this.idle && !e || this.microphone !== null;
+    if (c && (this.dirty = !0), this.adapt(c || this.dirty, s), !this.dirty && !this.reordered) return;
+    const [a, h] = this.size();
+    if (a === 0 || h === 0) return;
+    const { renderer: l, dirty: u } = this;
+    if (this.dirty = this.reordered = !1, l.fine = this.scale === 1, u && l.pose(l.driveOf(this.state(t))), l.picture(this.camera.camera(a, h), this.background, u ? "soon" : "not"), !!u) {
       for (this.frames.push(t); this.frames[0] < t - 1e3; ) this.frames.shift();
       this.emit("frame", {
-        time: this.time,
-        duration: this.duration,
+        time: n,
+        duration: i,
         clip: this.currentClip,
-        playing: this.playing,
+        playing: r,
         stats: this.stats()
       });
     }
@@ -1570,7 +1590,7 @@ class oe extends HTMLElement {
       return;
     }
     const e = Math.max(0.75, Math.sqrt(ct / s));
-    s > ct && s < 3e3 ? this.scale = Math.max(0.4, this.scale * e) : s < ne && (this.scale = Math.min(1, this.scale * 1.01));
+    s > ct && s < 3e3 ? this.scale = Math.max(0.4, this.scale * e) : s < ie && (this.scale = Math.min(1, this.scale * 1.01));
   }
   size() {
     const t = this.getBoundingClientRect(), s = Math.min(2, window.devicePixelRatio || 1) * (Math.round(this.scale * 10) / 10);
@@ -1601,7 +1621,7 @@ function lt(o) {
       throw new Error(`An angle is yaw, pitch or roll in degrees; got ${t} ${s}.`);
   return o;
 }
-customElements.get("avatar-head") || customElements.define("avatar-head", oe);
+customElements.get("avatar-head") || customElements.define("avatar-head", ae);
 export {
-  oe as AvatarHead
+  ae as AvatarHead
 };

@@ -3,7 +3,9 @@
 import { type AvatarData, type Clip, fromBase64, unpack } from "./format";
 import { readCsv } from "./csv";
 import { Microphone } from "./mic";
+import { measured } from "./measure";
 import { Orbit } from "./orbit";
+import { Player } from "./player";
 import { ARKIT, type HeadState } from "./pose";
 import { type Camera, NoWebGL, Renderer } from "./renderer";
 import { type Angles, type Controls, Idle, Look, clipState, neutral, posed } from "./state";
@@ -50,16 +52,12 @@ export class AvatarHead extends HTMLElement {
   private renderer: Renderer | null = null;
   private readonly canvas = document.createElement("canvas");
   private readonly message = document.createElement("p");
-  private readonly audio = new Audio();
+  private readonly player = new Player(() => this.changed());
   private readonly listeners = new Map<string, Set<(value: never) => void>>();
   private look!: Look;
   private idling!: Idle;
   private controls = still();
   private exact: HeadState | null = null;
-  private clip: Clip | null = null;
-  private urls = new Map<Clip, string>();
-  private playing = false;
-  private time = 0;
   private idle = false;
   private microphone: Microphone | null = null;
   private dirty = true;
@@ -89,8 +87,6 @@ export class AvatarHead extends HTMLElement {
     box.append(this.canvas, this.message);
     root.append(box);
     this.message.setAttribute("role", "status");
-    this.audio.preload = "auto";
-    this.audio.addEventListener("ended", () => this.ended());
     this.canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
       this.renderer?.abandon();
@@ -257,58 +253,47 @@ export class AvatarHead extends HTMLElement {
   /** Play a clip (its name or place), or go on with the one that was paused. */
   play(which?: string | number): void {
     const index = typeof which === "string" ? this.clips.findIndex((c) => c.name === which) : which;
-    const clip = index === undefined ? (this.clip ?? this.clips[0]) : this.clips[index];
+    const clip = index === undefined ? (this.player.clip ?? this.clips[0]) : this.clips[index];
     if (!clip) throw new Error(`There is no clip '${which ?? ""}'. It has: ${this.clips.map((c) => c.name)}.`);
-    if (clip !== this.clip) this.choose(clip);
-    if (this.time >= this.duration - 1e-3) this.seek(0);
-    this.playing = true;
-    this.startAudio();
-    this.changed();
+    this.player.play(clip);
   }
 
   pause(): void {
-    this.playing = false;
-    this.audio.pause();
-    this.changed();
+    this.player.pause();
   }
 
   /** Leave the clip, back to rest. */
   stop(): void {
-    this.pause();
-    this.clip = null;
-    this.time = 0;
-    this.changed();
+    this.player.stop();
   }
 
   /** Go to a time of the clip, seconds. */
   seek(time: number): void {
-    this.time = Math.min(Math.max(0, time), this.duration);
-    if (this.clip?.audio) this.audio.currentTime = this.time;
-    this.changed();
+    this.player.seek(time);
   }
 
   get currentTime(): number {
-    return this.time;
+    return this.player.time;
   }
 
   get duration(): number {
-    return this.clip ? this.clip.frames / this.clip.fps : 0;
+    return this.player.duration;
   }
 
   get currentClip(): string | null {
-    return this.clip?.name ?? null;
+    return this.player.clip?.name ?? null;
   }
 
   get isPlaying(): boolean {
-    return this.playing;
+    return this.player.playing;
   }
 
   set muted(on: boolean) {
-    this.audio.muted = on;
+    this.player.audio.muted = on;
   }
 
   get muted(): boolean {
-    return this.audio.muted;
+    return this.player.audio.muted;
   }
 
   /** Add the motion of an ARKit CSV file and return its name; throws a sentence on a bad file. */
@@ -365,40 +350,15 @@ export class AvatarHead extends HTMLElement {
     return { width: camera.width, height: camera.height, pixels: renderer.pixels() };
   }
 
-  /** Draw many pictures of random expressions, each waited for, and return medians in milliseconds. */
-  async measure(
-    count: number, width: number, height: number, fine = true,
-  ): Promise<Record<string, number>> {
-    const renderer = this.renderer!;
+  /** Draw many pictures of random expressions, each waited for; medians in milliseconds. */
+  async measure(count: number, width: number, height: number): Promise<Record<string, number>> {
     // The page's own pictures would come in between and be waited for.
     cancelAnimationFrame(this.request);
-    const rows: number[][] = [];
-    const sorts: number[] = [];
-    for (let i = 0; i < count; i++) {
-      const state = this.state(0);
-      for (let k = 0; k < ARKIT; k++) state.expression[k] = Math.random() * 0.5;
-      const camera = this.camera.camera(width, height);
-      renderer.fine = fine;
-      const began = performance.now();
-      renderer.pose(renderer.driveOf(state));
-      renderer.picture(camera, this.background);
-      const told = performance.now();
-      renderer.finish();
-      const drawn = performance.now();
-      const { pose, upload } = renderer.times;
-      rows.push([pose, upload, told - began, drawn - told, drawn - began]);
-      // The worker's answer comes in between.
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      sorts.push(renderer.times.sort);
-    }
+    const camera = this.camera.camera(width, height);
+    const found = await measured(this.renderer!, () => this.state(0), camera, count);
     this.request = requestAnimationFrame(this.tick);
     this.dirty = true;
-    const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;
-    const at = (column: number) => median(rows.map((row) => row[column]!));
-    return {
-      pose_ms: at(0), upload_ms: at(1), page_ms: at(2), draw_ms: at(3), picture_ms: at(4),
-      sort_ms: median(sorts.slice(count >> 2)), frames_per_s: 1000 / at(4),
-    };
+    return found;
   }
 
   // --- events
@@ -430,50 +390,13 @@ export class AvatarHead extends HTMLElement {
     this.emit("change", null);
   }
 
-  private choose(clip: Clip): void {
-    this.clip = clip;
-    this.time = 0;
-    this.audio.pause();
-    if (clip.audio) {
-      if (!this.urls.has(clip)) this.urls.set(clip, URL.createObjectURL(clip.audio));
-      this.audio.src = this.urls.get(clip)!;
-    } else {
-      this.audio.removeAttribute("src");
-    }
-  }
-
-  private startAudio(): void {
-    if (!this.clip?.audio) return;
-    this.audio.currentTime = this.time;
-    // A browser may refuse sound before the first click; the motion plays on without.
-    this.audio.play().catch(() => {});
-  }
-
-  private ended(): void {
-    if (this.playing && this.clip) this.finished();
-  }
-
-  private finished(): void {
-    this.playing = false;
-    this.time = this.duration;
-    this.audio.pause();
-    this.changed();
-  }
-
-  private advance(seconds: number): void {
-    if (!this.playing || !this.clip) return;
-    // Sound is the clock where there is any: eyes forgive a late frame, ears no gap.
-    const sounds = this.clip.audio && !this.audio.paused;
-    this.time = sounds ? this.audio.currentTime : this.time + seconds;
-    if (this.time >= this.duration) this.finished();
-  }
-
   private state(now: number): HeadState {
     if (this.exact) return this.exact;
     const data = this.need();
     const limit = data.look;
-    let base = this.clip ? clipState(this.clip, this.time) : neutral(data, this.look);
-    if (this.idle && !this.clip) {
+    const { clip, time } = this.player;
+    let base = clip ? clipState(clip, time) : neutral(data, this.look);
+    if (this.idle && !clip) {
       const { controls, rise } = this.idling.at(now / 1000);
       base = posed(base, controls, this.look, limit);
       for (const T of [(base.head = base.head.slice()), (base.torso = base.torso.slice())]) {
@@ -492,8 +415,9 @@ export class AvatarHead extends HTMLElement {
     const passed = now - this.last;
     this.last = now;
     if (!this.renderer || !this.data) return;
-    this.advance(Math.min(passed, 250) / 1000);
-    const moving = this.playing || (this.idle && !this.clip) || this.microphone !== null;
+    this.player.advance(Math.min(passed, 250) / 1000);
+    const { clip, playing, time, duration } = this.player;
+    const moving = playing || (this.idle && !clip) || this.microphone !== null;
     if (moving) this.dirty = true;
     this.adapt(moving || this.dirty, passed);
     if (!this.dirty && !this.reordered) return;
@@ -508,10 +432,10 @@ export class AvatarHead extends HTMLElement {
     this.frames.push(now);
     while (this.frames[0]! < now - 1000) this.frames.shift();
     this.emit("frame", {
-      time: this.time,
-      duration: this.duration,
+      time,
+      duration,
       clip: this.currentClip,
-      playing: this.playing,
+      playing,
       stats: this.stats(),
     });
   };
