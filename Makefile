@@ -2,7 +2,8 @@
 # make test                    set everything up and test
 # make wheel                   one wheel in dist/, for machines with and without an NVIDIA GPU
 # make cuda                    compile the CUDA library for every architecture, into build/cuda
-.PHONY: avatar test test-slow bench wheel cuda venv lint clean help
+# make web                     build the web page of exports anew, with node (20 or newer)
+.PHONY: avatar test test-slow bench wheel cuda web venv lint clean help
 
 PYTHON ?= python3
 VENV   := .venv
@@ -13,7 +14,7 @@ PRESET ?= draft
 VIDEO  ?=
 
 help:
-	@sed -n '1,4p' Makefile | cut -c3-
+	@sed -n '1,5p' Makefile | cut -c3-
 
 # torch first and by its exact version: this one resolves to the CPU build where one is offered, and
 # with it in place no other package pulls in a CUDA build of several gigabytes.
@@ -65,6 +66,11 @@ cuda:
 	cmake --build build/cuda --target headsplat_cuda --parallel 1
 	@! ldd $(CUDA_LIBRARY) | grep libcuda || { echo "$(CUDA_LIBRARY) must not need libcuda or libcudart"; exit 1; }
 	@! nm -D --defined-only $(CUDA_LIBRARY) | grep -v ' hs_cuda_' || { echo "$(CUDA_LIBRARY) must export hs_cuda_* alone"; exit 1; }
+
+# What it builds is part of the repository, so that only who changes the page needs node.
+web:
+	@command -v npm >/dev/null || { echo "npm is missing: install node 20 or newer"; exit 1; }
+	cd viewer/web && npm ci --no-audit --no-fund && npm run --silent check && npm run --silent build
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

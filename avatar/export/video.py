@@ -70,7 +70,7 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         """Open the temporary file and read the sound; raises InputError naming what cannot be."""
-        sound = None if self._audio is None else _read_sound(self._audio, self._audio_start_s)
+        sound = None if self._audio is None else read_sound(self._audio, self._audio_start_s)
         with self._naming_path(), ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self.path))
             # FFmpeg tells the format by the name's suffix otherwise.
@@ -196,7 +196,7 @@ def write_video(
             video.write(picture)
 
 
-def _read_sound(path: Path, start_s: float) -> np.ndarray:
+def read_sound(path: Path, start_s: float) -> np.ndarray:
     """Return the sound of a file from ``start_s`` on, float32 [1 or 2, samples] at SOUND_RATE.
 
     Time 0 is the file's; where ``start_s`` lies before it (or the sound begins late) there is

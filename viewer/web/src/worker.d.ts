@@ -1,0 +1,1 @@
+declare module "*?worker&inline" { const W: { new (): Worker }; export default W; }
