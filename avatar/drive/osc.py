@@ -1,0 +1,248 @@
+"""OSC over UDP: VMC's blendshapes and bones, and ARKit coefficients under plain addresses.
+
+VMC (protocol.vmc.info): ``/VMC/Ext/Blend/Val name value`` for each shape, then
+``/VMC/Ext/Blend/Apply``; ``/VMC/Ext/Bone/Pos name x y z qx qy qz qw`` with Unity's axes (left-handed,
+x to the model's right, y up, z forward), of which Neck, Head, LeftEye and RightEye are used. Shapes
+carry ARKit names ("perfect sync"), or VRM's own few, which are put on the nearest ARKit ones.
+
+Plain: any address that ends in an ARKit name with one number, such as ``/ARKit/jawOpen 0.4``; endings
+like ``mouthSmile_L`` are understood, and angles as the app's CSV names them (``HeadYaw``, radians).
+
+The bytes are parsed by python-osc. Times of OSC senders are rarely set: samples count as taken when
+they arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from avatar.checks import InputError
+from avatar.drive.arkit_csv import VALUE_NAMES
+from avatar.drive.live import FaceSample, LiveConfig
+from avatar.drive.live_udp import LOOPBACK, UdpDriver
+from avatar.drive.motion import ARKIT_COUNT, head_angles
+from avatar.model.avatar import Avatar
+from avatar.rig.arkit import ARKIT_NAMES
+from avatar.rotations import quat_to_matrix
+
+PORT = 39539
+"""VMC's usual port."""
+FRAME_S = 1 / 90
+"""Plain messages that come one by one belong to one sample if they come within so many seconds."""
+MOST_MESSAGES = 2048
+"""Messages of one datagram that are looked at."""
+SHAPE, APPLY, BONE = "/VMC/Ext/Blend/Val", "/VMC/Ext/Blend/Apply", "/VMC/Ext/Bone/Pos"
+BONES = ("Neck", "Head", "LeftEye", "RightEye")
+
+VRM_SHAPES: dict[str, dict[str, float]] = {
+    "a": {"jawOpen": 0.6},
+    "i": {"jawOpen": 0.1, "mouthStretchLeft": 0.5, "mouthStretchRight": 0.5},
+    "u": {"jawOpen": 0.15, "mouthPucker": 0.6},
+    "e": {"jawOpen": 0.3, "mouthStretchLeft": 0.3, "mouthStretchRight": 0.3},
+    "o": {"jawOpen": 0.4, "mouthFunnel": 0.5},
+    "blink": {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0},
+    "blink_l": {"eyeBlinkLeft": 1.0},
+    "blink_r": {"eyeBlinkRight": 1.0},
+    "joy": {"mouthSmileLeft": 0.8, "mouthSmileRight": 0.8},
+    "sorrow": {"mouthFrownLeft": 0.7, "mouthFrownRight": 0.7, "browInnerUp": 0.6},
+    "angry": {"browDownLeft": 0.8, "browDownRight": 0.8},
+}
+"""What VRM 0's standard shapes do, in ARKit's terms; sums are clipped to 1."""
+
+_POSITION = {name.lower(): index for index, name in enumerate(VALUE_NAMES)}
+_POSITION |= {
+    f"{name[: -len(side)].lower()}_{side[0].lower()}": index
+    for index, name in enumerate(ARKIT_NAMES)
+    for side in ("Left", "Right")
+    if name.endswith(side)
+}
+
+
+class OscParser:
+    """Datagrams to samples; a ``Parser``. Each sender's shapes are kept apart."""
+
+    def __init__(self) -> None:
+        """Import python-osc.
+
+        Raises:
+            InputError: it is not installed.
+        """
+        try:
+            from pythonosc import osc_packet
+        except ImportError as error:
+            raise InputError(
+                "OSC needs the package python-osc. Run: pip install 'headsplat[live]'"
+            ) from error
+        self._packet = osc_packet
+        self._refused: list[str] = []
+        self._faces: dict[str, _Face] = {}
+
+    def samples(self, packet: bytes, address: str, arrival_s: float) -> Iterator[FaceSample]:
+        """Yield the samples that a datagram completes."""
+        try:
+            messages = self._packet.OscPacket(packet).messages
+        except Exception:  # noqa: BLE001 (it raises more than it documents for bytes that are no OSC)
+            self._refused.append("that are no OSC")
+            return
+        if len(messages) > MOST_MESSAGES:
+            self._refused.append("too long")
+            return
+        face = self._faces.get(address)
+        if face is None:
+            if len(self._faces) >= 32:  # made-up senders must not fill the memory
+                self._faces.clear()
+            face = self._faces[address] = _Face(address)
+        together = len(messages) > 1
+        for timed in messages:
+            reason, ready = face.take(timed.message.address, timed.message.params, arrival_s, together)
+            if reason:
+                self._refused.append(reason)
+            if ready is not None:
+                yield ready
+        if together and face.changed and not face.vmc:
+            yield face.sample(arrival_s)
+
+    def refused(self) -> Iterator[str]:
+        """Yield the reasons since last asked."""
+        refused, self._refused = self._refused, []
+        yield from refused
+
+
+class _Face:
+    """What one sender has said so far."""
+
+    def __init__(self, sender: str) -> None:
+        self.changed: set[int] = set()
+        self.vmc = False
+        self._sender = sender
+        self._values = np.zeros(len(VALUE_NAMES))
+        self._vrm: dict[str, float] = {}
+        self._bones: dict[str, np.ndarray] = {}
+        self._sent = -math.inf
+        self._angles = False
+
+    def take(
+        self, address: Any, params: Any, arrival_s: float, together: bool
+    ) -> tuple[str, FaceSample | None]:
+        """Take a message; return why it is dropped, or empty, and the sample that it completes."""
+        if address == APPLY:
+            return "", self.sample(arrival_s) if self.changed or self._bones else None
+        if address == BONE:
+            return self._bone(params), None
+        if address == SHAPE:
+            self.vmc = True
+            if len(params) != 2 or not isinstance(params[0], str):
+                return "malformed", None
+            return self._shape(params[0], params[1]), None
+        if str(address).startswith("/VMC/"):
+            return "", None  # the protocol has much that is no face
+        name = str(address).rsplit("/", 1)[-1]
+        if name.lower() not in _POSITION:
+            return "of other addresses", None
+        value = _number(params[0]) if len(params) == 1 else None
+        if value is None:
+            return "malformed", None
+        index = _POSITION[name.lower()]
+        ready = None
+        if not together and self.changed:
+            due = index in self.changed or arrival_s - self._sent >= FRAME_S
+            ready = self.sample(arrival_s) if due else None
+        self._set(index, value)
+        return "", ready
+
+    def _set(self, index: int, value: float) -> None:
+        self._values[index] = value
+        self.changed.add(index)
+        self._angles |= index >= ARKIT_COUNT
+
+    def _shape(self, name: str, cell: Any) -> str:
+        value = _number(cell)
+        if value is None:
+            return "malformed"
+        key = name.lower()
+        if key in _POSITION:
+            self._set(_POSITION[key], value)
+        elif key in VRM_SHAPES:
+            self._vrm[key] = min(max(value, 0.0), 1.0)
+            self.changed.add(-1)
+        else:
+            return "of unknown shapes"
+        return ""
+
+    def _bone(self, params: Any) -> str:
+        self.vmc = True
+        if len(params) != 8 or not isinstance(params[0], str):
+            return "malformed"
+        numbers = [_number(cell) for cell in params[1:]]
+        if any(number is None for number in numbers):
+            return "malformed"
+        turn = np.array(numbers[3:], np.float64)
+        # A hand-made zero quaternion is no rotation; huge numbers overflow its norm.
+        if not 0.5 < np.abs(turn).max() < 2:
+            return "malformed"
+        if params[0] in BONES:
+            self._bones[params[0]] = turn
+        return ""
+
+    def sample(self, arrival_s: float) -> FaceSample:
+        """Return all that is known of the face now."""
+        self.changed, self._sent = set(), arrival_s
+        weights = self._values[:ARKIT_COUNT].copy()
+        for shape, value in self._vrm.items():
+            for name, share in VRM_SHAPES[shape].items():
+                weights[_POSITION[name.lower()]] += share * value
+        head: np.ndarray | None = None
+        gaze: np.ndarray | None = None
+        if self._angles:
+            angles = self._values[ARKIT_COUNT:]
+            head = angles[:3].copy()
+            eyes = -np.stack([angles[3:5], angles[6:8]])
+            gaze = eyes if eyes.any() else None
+        if "Head" in self._bones:
+            R = unity_rotation(self._bones["Head"])
+            if "Neck" in self._bones:
+                R = unity_rotation(self._bones["Neck"]) @ R
+            head = head_angles(R).numpy()
+        if "LeftEye" in self._bones and "RightEye" in self._bones:
+            eyes = [head_angles(unity_rotation(self._bones[b])) for b in ("LeftEye", "RightEye")]
+            gaze = torch.stack(eyes)[:, :2].numpy()
+        return FaceSample(weights, head, gaze, None, self._sender)
+
+
+def unity_rotation(quat_xyzw: np.ndarray) -> torch.Tensor:
+    """Return the rotation [3, 3] in our head frame of a Unity quaternion (x, y, z, w).
+
+    Unity's x points to the subject's right, ours to the left: mirroring in x keeps turns about x and
+    reverses those about y and z.
+    """
+    x, y, z, w = (float(v) for v in quat_xyzw)
+    return quat_to_matrix(torch.tensor([w, x, -y, -z], dtype=torch.float64))
+
+
+def _number(cell: Any) -> float | None:
+    if isinstance(cell, bool) or not isinstance(cell, int | float):
+        return None
+    try:
+        return float(cell)
+    except OverflowError:
+        return None
+
+
+def open_osc(
+    avatar: Avatar,
+    *,
+    port: int = PORT,
+    listen: str = LOOPBACK,
+    config: LiveConfig | None = None,
+    record: Path | None = None,
+) -> UdpDriver:
+    """Listen for OSC; arguments and errors as ``UdpDriver``."""
+    return UdpDriver(
+        avatar, OscParser(), label="OSC / VMC", port=port, listen=listen, config=config, record=record
+    )
