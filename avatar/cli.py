@@ -32,6 +32,7 @@ from avatar.cli_common import (
 )
 from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_fit import claim_run, fit_run
+from avatar.cli_live import send
 from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console
 
@@ -296,7 +297,8 @@ def render(
         avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
         output: the video to write (mp4).
         drive: what moves it: self (the captured motion), another capture folder or clip (another person's
-            motion, carried over), or a .csv / .json file of ARKit weights.
+            motion, carried over), a .csv / .json file of ARKit weights, or a .jsonl recording of a live
+            stream.
         camera: the capture's own view, a view square before the face, or an orbit around it.
         size: width and height in pixels; the capture's where not given.
         background: red, green and blue from 0 to 1.
@@ -380,6 +382,7 @@ app.command(name="bench")(bench)
 
 app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
+app.command(name="send")(send)
 
 
 def main() -> None:

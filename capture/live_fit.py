@@ -195,7 +195,9 @@ class LiveFit:
         pose = initial_pose(lattice, detected, self._camera)
         coefficients = torch.zeros(len(detected), len(ARKIT_NAMES))
         for _ in range(2):
-            seen = Observations(pixels, visibility(facing(lattice, basis, coefficients, pose)) * weight)
+            seen = Observations(
+                pixels, visibility(facing(lattice, basis, coefficients, pose)) * weight
+            )
             found = solve_frames(
                 lattice, basis, self._camera, seen, prior, pose, coefficients,
                 iterations=6, scale=ROBUST,
@@ -206,7 +208,11 @@ class LiveFit:
                 lattice_prior(self._generic, lattice, 0.0015, 0.002), pose,
                 iterations=4, scale=ROBUST,
             )  # fmt: skip
-            lattice, pose = normalise(solved.lattice.float(), Pose(solved.pose.R.float(), solved.pose.t.float()), self._generic)
+            lattice, pose = normalise(
+                solved.lattice.float(),
+                Pose(solved.pose.R.float(), solved.pose.t.float()),
+                self._generic,
+            )
             basis = arkit_basis(lattice)
         self._lattice, self._basis = lattice, basis
         self._pose = None

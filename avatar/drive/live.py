@@ -220,6 +220,11 @@ class StreamDriver:
         return self._state(values, reach, share)
 
     @property
+    def newest_time_s(self) -> float | None:
+        """When the newest accepted sample was taken, on the sender's clock; None before the first."""
+        return self._last_time
+
+    @property
     def dropped(self) -> int:
         """How many samples were dropped."""
         return self.counts.total() - self.counts["accepted"]
@@ -350,7 +355,9 @@ class StreamDriver:
         newest = past[-1]
         if len(past) == 1 or time_s <= past[0].time_s:
             return (newest if len(past) == 1 else past[0]).values
-        after = next(i for i in range(1, len(past)) if past[i].time_s >= time_s or i == len(past) - 1)
+        after = next(
+            i for i in range(1, len(past)) if past[i].time_s >= time_s or i == len(past) - 1
+        )
         a, b = past[after - 1], past[after]
         # Past the newest sample, motion goes on as between the last two, for a moment.
         end = min(time_s, newest.time_s + min(self.config.extrapolate_s, b.time_s - a.time_s))

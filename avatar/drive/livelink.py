@@ -104,9 +104,7 @@ def make_packet(packet: LiveLinkPacket) -> bytes:
     for name in (packet.device, packet.subject):
         content = name.encode()[:LONGEST_NAME]
         names += struct.pack(">i", len(content)) + content
-    time = struct.pack(
-        ">ifiiB", packet.frame, packet.subframe, *packet.rate, len(packet.values)
-    )
+    time = struct.pack(">ifiiB", packet.frame, packet.subframe, *packet.rate, len(packet.values))
     values = np.asarray(packet.values, ">f4").tobytes()
     return bytes([PACKET_VERSION]) + names + time + values
 
@@ -120,7 +118,9 @@ def packet_sample(packet: LiveLinkPacket, address: str) -> FaceSample:
     return FaceSample(values[:ARKIT_COUNT], angles[:3], eyes, packet.time_s, sender)
 
 
-def sample_values(weights: np.ndarray, head: np.ndarray | None, gaze: np.ndarray | None) -> np.ndarray:
+def sample_values(
+    weights: np.ndarray, head: np.ndarray | None, gaze: np.ndarray | None
+) -> np.ndarray:
     """Return the 61 values [61] of a packet from coefficients and angles; the inverse of the above."""
     values = np.zeros(len(VALUE_NAMES))
     values[:ARKIT_COUNT] = weights

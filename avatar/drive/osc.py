@@ -8,7 +8,7 @@ carry ARKit names ("perfect sync"), or VRM's own few, which are put on the neare
 Plain: any address that ends in an ARKit name with one number, such as ``/ARKit/jawOpen 0.4``; endings
 like ``mouthSmile_L`` are understood, and angles as the app's CSV names them (``HeadYaw``, radians).
 
-The bytes are parsed by python-osc. Times of OSC senders are rarely set: samples count as taken when
+Times of OSC senders are rarely set: samples count as taken when
 they arrive.
 """
 
@@ -17,19 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from avatar.checks import InputError
 from avatar.drive.arkit_csv import VALUE_NAMES
 from avatar.drive.live import FaceSample, LiveConfig
 from avatar.drive.live_udp import LOOPBACK, UdpDriver
-from avatar.drive.motion import ARKIT_COUNT, head_angles
+from avatar.drive.motion import ARKIT_COUNT, head_angles, head_rotation
+from avatar.drive.osc_message import OscError, Value, make_bundle, make_osc, parse_osc
 from avatar.model.avatar import Avatar
 from avatar.rig.arkit import ARKIT_NAMES
-from avatar.rotations import quat_to_matrix
+from avatar.rotations import matrix_to_quat, quat_to_matrix
 
 PORT = 39539
 """VMC's usual port."""
@@ -68,26 +67,15 @@ class OscParser:
     """Datagrams to samples; a ``Parser``. Each sender's shapes are kept apart."""
 
     def __init__(self) -> None:
-        """Import python-osc.
-
-        Raises:
-            InputError: it is not installed.
-        """
-        try:
-            from pythonosc import osc_packet
-        except ImportError as error:
-            raise InputError(
-                "OSC needs the package python-osc. Run: pip install 'headsplat[live]'"
-            ) from error
-        self._packet = osc_packet
+        """Start without a sender."""
         self._refused: list[str] = []
         self._faces: dict[str, _Face] = {}
 
     def samples(self, packet: bytes, address: str, arrival_s: float) -> Iterator[FaceSample]:
         """Yield the samples that a datagram completes."""
         try:
-            messages = self._packet.OscPacket(packet).messages
-        except Exception:  # noqa: BLE001 (it raises more than it documents for bytes that are no OSC)
+            messages = parse_osc(packet)
+        except OscError:
             self._refused.append("that are no OSC")
             return
         if len(messages) > MOST_MESSAGES:
@@ -99,8 +87,8 @@ class OscParser:
                 self._faces.clear()
             face = self._faces[address] = _Face(address)
         together = len(messages) > 1
-        for timed in messages:
-            reason, ready = face.take(timed.message.address, timed.message.params, arrival_s, together)
+        for target, values in messages:
+            reason, ready = face.take(target, values, arrival_s, together)
             if reason:
                 self._refused.append(reason)
             if ready is not None:
@@ -128,7 +116,7 @@ class _Face:
         self._angles = False
 
     def take(
-        self, address: Any, params: Any, arrival_s: float, together: bool
+        self, address: str, params: list[Value], arrival_s: float, together: bool
     ) -> tuple[str, FaceSample | None]:
         """Take a message; return why it is dropped, or empty, and the sample that it completes."""
         if address == APPLY:
@@ -140,9 +128,9 @@ class _Face:
             if len(params) != 2 or not isinstance(params[0], str):
                 return "malformed", None
             return self._shape(params[0], params[1]), None
-        if str(address).startswith("/VMC/"):
+        if address.startswith("/VMC/"):
             return "", None  # the protocol has much that is no face
-        name = str(address).rsplit("/", 1)[-1]
+        name = address.rsplit("/", 1)[-1]
         if name.lower() not in _POSITION:
             return "of other addresses", None
         value = _number(params[0]) if len(params) == 1 else None
@@ -161,7 +149,7 @@ class _Face:
         self.changed.add(index)
         self._angles |= index >= ARKIT_COUNT
 
-    def _shape(self, name: str, cell: Any) -> str:
+    def _shape(self, name: str, cell: Value) -> str:
         value = _number(cell)
         if value is None:
             return "malformed"
@@ -175,14 +163,13 @@ class _Face:
             return "of unknown shapes"
         return ""
 
-    def _bone(self, params: Any) -> str:
+    def _bone(self, params: list[Value]) -> str:
         self.vmc = True
         if len(params) != 8 or not isinstance(params[0], str):
             return "malformed"
-        numbers = [_number(cell) for cell in params[1:]]
-        if any(number is None for number in numbers):
-            return "malformed"
-        turn = np.array(numbers[3:], np.float64)
+        turn = np.array(
+            [np.nan if _number(cell) is None else cell for cell in params[4:]], np.float64
+        )
         # A hand-made zero quaternion is no rotation; huge numbers overflow its norm.
         if not 0.5 < np.abs(turn).max() < 2:
             return "malformed"
@@ -225,13 +212,27 @@ def unity_rotation(quat_xyzw: np.ndarray) -> torch.Tensor:
     return quat_to_matrix(torch.tensor([w, x, -y, -z], dtype=torch.float64))
 
 
-def _number(cell: Any) -> float | None:
+def _number(cell: Value) -> float | None:
     if isinstance(cell, bool) or not isinstance(cell, int | float):
         return None
     try:
         return float(cell)
     except OverflowError:
         return None
+
+
+def vmc_bundle(weights: np.ndarray, head: np.ndarray | None) -> bytes:
+    """Return one sample as a VMC sender writes it: [52] coefficients, and [3] head angles or None."""
+    messages = [
+        make_osc(SHAPE, name, float(value))
+        for name, value in zip(ARKIT_NAMES, weights, strict=True)
+    ]
+    messages.append(make_osc(APPLY))
+    if head is not None:
+        R = head_rotation(torch.as_tensor(np.asarray(head), dtype=torch.float64))
+        w, x, y, z = matrix_to_quat(R).tolist()
+        messages.insert(0, make_osc(BONE, "Head", 0.0, 0.0, 0.0, x, -y, -z, w))
+    return make_bundle(messages)
 
 
 def open_osc(
@@ -244,5 +245,11 @@ def open_osc(
 ) -> UdpDriver:
     """Listen for OSC; arguments and errors as ``UdpDriver``."""
     return UdpDriver(
-        avatar, OscParser(), label="OSC / VMC", port=port, listen=listen, config=config, record=record
+        avatar,
+        OscParser(),
+        label="OSC / VMC",
+        port=port,
+        listen=listen,
+        config=config,
+        record=record,
     )

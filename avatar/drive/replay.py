@@ -113,7 +113,9 @@ def read_recording(path: Path) -> Iterator[tuple[FaceSample, float]]:
                 f"{path}, line {number} is no sample of a face ({error}). {REMEDY}"
             ) from error
         if not np.isfinite(arrival) or arrival < newest:
-            raise InputError(f"{path}, line {number}: its arrival lies before the line above. {REMEDY}")
+            raise InputError(
+                f"{path}, line {number}: its arrival lies before the line above. {REMEDY}"
+            )
         newest = arrival
         yield sample, arrival
 
@@ -180,7 +182,9 @@ def _parsed(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}, line {number} cannot be read as JSON ({error}). {REMEDY}") from error
+        raise InputError(
+            f"{path}, line {number} cannot be read as JSON ({error}). {REMEDY}"
+        ) from error
     if not isinstance(value, dict):
         raise InputError(f"{path}, line {number} is no JSON object. {REMEDY}")
     return value
