@@ -87,7 +87,7 @@ class LiveBench:
     seconds: float = 10.0
     """How long each part runs."""
     rate: float = 60.0
-    """Packets a second of the Live Link part."""
+    """Packets, and pictures, a second."""
     json_file: JsonFile = None
     """Write the numbers to this file instead of a table; - prints them as JSON."""
 

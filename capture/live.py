@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from avatar.model.avatar import Avatar
 from avatar.types import HeadState
 from capture.ingest import probe, read_frames
 from capture.landmarks import FaceDetector
-from capture.live_fit import LiveFit, LiveFitConfig
+from capture.live_fit import FittedRig, LiveFit, LiveFitConfig
 
 SIZE = (640, 480)
 """Asked of a camera; larger pictures find no better points, and take longer."""
@@ -33,6 +34,9 @@ MISSES = 10
 """Pictures in a row that a camera does not give before it counts as gone."""
 STALLED_S = 3.0
 """A camera that gives nothing for so long, be it still open, is said to be gone."""
+
+
+LEARNING = "pictures to learn the face from"
 
 
 class Camera(Protocol):
@@ -87,13 +91,19 @@ class ClipCamera:
     """A clip played as if a camera filmed it: in real time, then nothing."""
 
     def __init__(
-        self, path: Path, *, realtime: bool = True, size: tuple[int, int] | None = SIZE
+        self,
+        path: Path,
+        *,
+        realtime: bool = True,
+        fps: float | None = None,
+        size: tuple[int, int] | None = SIZE,
     ) -> None:
         """Open a clip.
 
         Args:
             path: any video that FFmpeg reads.
             realtime: give each picture at its time, else at once.
+            fps: pictures a second; the clip's own where None.
             size: pictures are scaled down to fit into this, as a camera's would be; None leaves them.
 
         Raises:
@@ -102,13 +112,10 @@ class ClipCamera:
         self._clip = probe(path)
         self._frames = read_frames(self._clip)
         self._realtime, self._size = realtime, size
+        self.fps = fps or self._clip.fps
+        """Pictures a second."""
         self._start: float | None = None
         self._given = 0
-
-    @property
-    def fps(self) -> float:
-        """Pictures a second."""
-        return self._clip.fps
 
     def read(self) -> np.ndarray | None:
         """See ``Camera``; None at the clip's end."""
@@ -118,7 +125,7 @@ class ClipCamera:
         now = time.perf_counter()
         self._start = now if self._start is None else self._start
         if self._realtime:
-            time.sleep(max(0.0, self._start + self._given / self._clip.fps - now))
+            time.sleep(max(0.0, self._start + self._given / self.fps - now))
         self._given += 1
         if self._size is None:
             return picture
@@ -155,6 +162,8 @@ class FaceReader:
         self._detector = FaceDetector(max_faces=1)
         self._config, self._sender = config, sender
         self._fit: LiveFit | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="webcam rig")
+        self._rig: Future[FittedRig] | None = None
         self._size = (0, 0)
         self._lost = False
 
@@ -166,15 +175,27 @@ class FaceReader:
             return None
         size = (picture.shape[1], picture.shape[0])
         if self._fit is None or size != self._size:
-            self._fit, self._size = LiveFit(*size, self._config), size
+            self._fit, self._size, self._rig = LiveFit(*size, self._config), size, None
         if self._lost:
             self._fit.restart()
             self._lost = False
         face = self._fit.add(points, time_s)
+        # Fitting the rig anew takes a second or two: the face goes on meanwhile with the one it has.
+        if self._rig is not None and self._rig.done():
+            self._fit.adopt(self._rig.result())
+            self._rig = None
+        elif self._rig is None and self._fit.rig_due:
+            self._rig = self._pool.submit(self._fit.better_rig)
         return FaceSample(face.weights, face.head, face.gaze, time_s, self._sender)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the performer's first, neutral second is over."""
+        return self._fit is not None and self._fit.settled
 
     def close(self) -> None:
         """Free the models."""
+        self._pool.shutdown(cancel_futures=True)
         self._detector.close()
 
 
@@ -230,6 +251,8 @@ class WebcamDriver:
         """See ``StreamDriver.note``; says so where the camera is gone."""
         if self._gone or now_s - self._last_picture > STALLED_S:
             return f"{self.stream.label}: the camera gives no picture; trying to open it again."
+        if not self.stream.counts["accepted"] and self.stream.counts[LEARNING]:
+            return f"{self.stream.label}: learning the face; look into the camera, face at rest."
         return self.stream.note(now_s)
 
     def calibrate(self) -> None:
@@ -280,6 +303,7 @@ class WebcamDriver:
 
     def _follow(self) -> None:
         reader = FaceReader()
+        settled = False
         try:
             while True:
                 with self._given:
@@ -290,6 +314,11 @@ class WebcamDriver:
                 sample = reader.sample(picture, taken)
                 if sample is None:
                     self.stream.drop("pictures without a face")
+                    continue
+                if not settled:
+                    # What was seen before the lattice is the performer's is no neutral of theirs.
+                    settled = reader.settled
+                    self.stream.drop(LEARNING)
                     continue
                 arrival = time.perf_counter()
                 if self._recorder is not None:

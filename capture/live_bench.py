@@ -38,7 +38,7 @@ def bench_live(
     Args:
         avatar: who is driven.
         seconds: how long each part runs.
-        rate: packets a second of the Live Link part.
+        rate: packets, and pictures, a second.
         video: a clip to play as a webcam; no webcam part where None.
         report: listener.
 
@@ -52,7 +52,7 @@ def bench_live(
         rows = [_livelink(avatar, seconds, rate)]
         report(Progress("bench live", 1, 1 if video is None else 3))
         if video is not None:
-            rows.append(_webcam(avatar, video, seconds))
+            rows.append(_webcam(avatar, video, seconds, rate))
             report(Progress("bench live", 2, 3))
             rows.append(_fit_alone(video, seconds))
             report(Progress("bench live", 3, 3))
@@ -102,13 +102,13 @@ def _livelink(avatar: Avatar, seconds: float, rate: float) -> dict[str, Any]:
     return {"part": "Live Link UDP", "sent": sent[0], **row, **_drops(driver.stream, sent[0])}
 
 
-def _webcam(avatar: Avatar, video: Path, seconds: float) -> dict[str, Any]:
-    driver = WebcamDriver(avatar, lambda: ClipCamera(video))
+def _webcam(avatar: Avatar, video: Path, seconds: float, rate: float) -> dict[str, Any]:
+    driver = WebcamDriver(avatar, lambda: ClipCamera(video, fps=rate))
     try:
         row = _watch(avatar, driver.state, driver.stream, seconds, lambda t: t)
     finally:
         driver.close()
-    return {"part": "webcam", **row, **_drops(driver.stream, None)}
+    return {"part": f"webcam at {rate:g} pictures a second", **row, **_drops(driver.stream, None)}
 
 
 def _fit_alone(video: Path, seconds: float) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Recorder:
         self._stack = ExitStack()
         try:
             temporary = self._stack.enter_context(atomic_path(self.path))
-            self._file: TextIO | None = self._stack.enter_context(open(temporary, "w"))
+            self._file: TextIO | None = self._stack.enter_context(open(temporary, "w"))  # noqa: SIM115 (the stack closes it)
         except OSError as error:
             self._stack.close()
             raise InputError(
