@@ -60,13 +60,14 @@ class DeviceCamera:
         Raises:
             InputError: there is none, or another program has it.
         """
-        before = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        logging = cv2.utils.logging  # type: ignore[attr-defined]
+        before = logging.getLogLevel()
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
         try:
             self._device = cv2.VideoCapture(index)
             opened = self._device.isOpened()
         finally:
-            cv2.utils.logging.setLogLevel(before)
+            logging.setLogLevel(before)
         if not opened:
             self._device.release()
             raise InputError(

@@ -34,7 +34,7 @@ from capture.track.solver import (
     project,
     solve_frames,
 )
-from capture.track.states import OPEN_SHARE, SHUT_SHARE, gaze_of
+from capture.track.states import SHUT_SHARE, gaze_of
 
 EYES = (("left", (263, 362)), ("right", (33, 133)))
 BLINKS = [ARKIT_INDEX["eyeBlinkLeft"], ARKIT_INDEX["eyeBlinkRight"]]

@@ -3,7 +3,8 @@
 Casiez, Roussel, Vogel: 1 Euro Filter, A Simple Speed-based Low-pass Filter for Noisy Input in
 Interactive Systems, CHI 2012. A first-order low-pass (their equation 1) whose smoothing factor
 follows from the time step and a cutoff frequency (equations 4 and 5), the cutoff rising with the
-filtered speed (equation 6).
+filtered speed (equation 6). Speed is taken between raw values, so that it does not depend on the rate;
+against the last output, as in the paper's listing, the lag itself would count as speed.
 """
 
 from __future__ import annotations
@@ -41,20 +42,21 @@ class OneEuro:
         self.config = config
         self.value: np.ndarray | None = None
         """The newest output."""
+        self._raw: np.ndarray | None = None
         self._speed: np.ndarray | None = None
 
     def add(self, value: np.ndarray, step_s: float) -> np.ndarray:
         """Take the next value, ``step_s`` seconds (positive) after the one before; return the output."""
         value = np.asarray(value, np.float64)
-        if self.value is None or self._speed is None:
-            self.value, self._speed = value.copy(), np.zeros_like(value)
-            return self.value
-        config = self.config
-        speed = (value - self.value) / step_s
-        self._speed = self._speed + _share(config.speed_cutoff_hz, step_s) * (speed - self._speed)
-        cutoff = config.min_cutoff_hz + config.beta * np.abs(self._speed)
-        self.value = self.value + _share(cutoff, step_s) * (value - self.value)
-        return self.value
+        if self.value is None or self._raw is None or self._speed is None:
+            self.value, self._raw, self._speed = value, value, np.zeros_like(value)
+            return value
+        config, before, speed = self.config, self.value, self._speed
+        speed = speed + _share(config.speed_cutoff_hz, step_s) * ((value - self._raw) / step_s - speed)
+        cutoff = config.min_cutoff_hz + config.beta * np.abs(speed)
+        after = before + _share(cutoff, step_s) * (value - before)
+        self.value, self._raw, self._speed = after, value, speed
+        return after
 
 
 def _share(cutoff_hz: np.ndarray | float, step_s: float) -> np.ndarray | float:
