@@ -60,14 +60,13 @@ class DeviceCamera:
         Raises:
             InputError: there is none, or another program has it.
         """
-        logging = cv2.utils.logging  # type: ignore[attr-defined]
-        before = logging.getLogLevel()
-        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        before = cv2.getLogLevel()  # type: ignore[attr-defined]
+        cv2.setLogLevel(0)  # type: ignore[attr-defined]
         try:
             self._device = cv2.VideoCapture(index)
             opened = self._device.isOpened()
         finally:
-            logging.setLogLevel(before)
+            cv2.setLogLevel(before)  # type: ignore[attr-defined]
         if not opened:
             self._device.release()
             raise InputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_avatar
 
 from avatar.checks import InputError
 from avatar.drive.live import FaceSample, LiveConfig, StreamDriver
@@ -21,7 +22,6 @@ from avatar.drive.source import ArkitFileDriver, open_source
 from avatar.model.avatar import Avatar
 from avatar.rig.arkit import ARKIT_INDEX
 from avatar.types import HeadState
-from conftest import make_avatar
 
 JAW, BLINK = ARKIT_INDEX["jawOpen"], ARKIT_INDEX["eyeBlinkLeft"]
 RATE = 60.0

@@ -111,7 +111,8 @@ def make_packet(packet: LiveLinkPacket) -> bytes:
 
 def packet_sample(packet: LiveLinkPacket, address: str) -> FaceSample:
     """Return what a packet with a face says, in the project's signs."""
-    values = packet.values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # NaN of any kind is refused with the sample, not warned of
+        values = packet.values.astype(np.float64)
     angles = values[ARKIT_COUNT:]
     eyes = -np.stack([angles[3:5], angles[6:8]])
     sender = f"{address.rsplit(':', 1)[0]} {packet.device} {packet.subject}"

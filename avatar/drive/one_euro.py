@@ -52,7 +52,9 @@ class OneEuro:
             self.value, self._raw, self._speed = value, value, np.zeros_like(value)
             return value
         config, before, speed = self.config, self.value, self._speed
-        speed = speed + _share(config.speed_cutoff_hz, step_s) * ((value - self._raw) / step_s - speed)
+        speed = speed + _share(config.speed_cutoff_hz, step_s) * (
+            (value - self._raw) / step_s - speed
+        )
         cutoff = config.min_cutoff_hz + config.beta * np.abs(speed)
         after = before + _share(cutoff, step_s) * (value - before)
         self.value, self._raw, self._speed = after, value, speed

@@ -14,7 +14,6 @@ they arrive.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,7 +93,7 @@ class OscParser:
             if ready is not None:
                 yield ready
         if together and face.changed and not face.vmc:
-            yield face.sample(arrival_s)
+            yield face.sample()
 
     def refused(self) -> Iterator[str]:
         """Yield the reasons since last asked."""
@@ -112,7 +111,7 @@ class _Face:
         self._values = np.zeros(len(VALUE_NAMES))
         self._vrm: dict[str, float] = {}
         self._bones: dict[str, np.ndarray] = {}
-        self._sent = -math.inf
+        self._since = 0.0
         self._angles = False
 
     def take(
@@ -120,7 +119,7 @@ class _Face:
     ) -> tuple[str, FaceSample | None]:
         """Take a message; return why it is dropped, or empty, and the sample that it completes."""
         if address == APPLY:
-            return "", self.sample(arrival_s) if self.changed or self._bones else None
+            return "", self.sample() if self.changed or self._bones else None
         if address == BONE:
             return self._bone(params), None
         if address == SHAPE:
@@ -139,8 +138,10 @@ class _Face:
         index = _POSITION[name.lower()]
         ready = None
         if not together and self.changed:
-            due = index in self.changed or arrival_s - self._sent >= FRAME_S
-            ready = self.sample(arrival_s) if due else None
+            due = index in self.changed or arrival_s - self._since >= FRAME_S
+            ready = self.sample() if due else None
+        if not self.changed:
+            self._since = arrival_s
         self._set(index, value)
         return "", ready
 
@@ -177,9 +178,9 @@ class _Face:
             self._bones[params[0]] = turn
         return ""
 
-    def sample(self, arrival_s: float) -> FaceSample:
+    def sample(self) -> FaceSample:
         """Return all that is known of the face now."""
-        self.changed, self._sent = set(), arrival_s
+        self.changed = set()
         weights = self._values[:ARKIT_COUNT].copy()
         for shape, value in self._vrm.items():
             for name, share in VRM_SHAPES[shape].items():
