@@ -371,7 +371,7 @@ def test_a_taken_port_and_a_foreign_address_are_told_in_a_sentence(avatar: Avata
     try:
         with pytest.raises(InputError, match=f"UDP port {first.port}.*Choose another port"):
             open_osc(avatar, port=first.port)
-        with pytest.raises(InputError, match="cannot listen on 203.0.113.1"):
+        with pytest.raises(InputError, match=r"cannot listen on 203\.0\.113\.1"):
             open_livelink(avatar, port=0, listen="203.0.113.1")
     finally:
         first.close()
