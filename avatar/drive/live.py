@@ -11,7 +11,7 @@ moment, then held; a stream that is lost relaxes to the avatar's rest, and fades
 
 Latency: a state shows the stream as it was ``LiveConfig.delay_s`` ago, plus the filter's lag
 (``OneEuroConfig.lag_s``: 53 ms for a coefficient that hardly moves, 14 ms for a mouth that opens at 2
-units a second, 6 ms for a blink).
+units a second, 4 ms for a blink).
 """
 
 from __future__ import annotations
