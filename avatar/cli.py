@@ -35,6 +35,7 @@ from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_export import export
 from avatar.cli_film import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
+from avatar.cli_live import send
 from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console
 
@@ -295,7 +296,8 @@ def render(
         avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
         output: the video to write: .mp4, or .webm or .mov for one with transparency.
         drive: what moves it: self (the captured motion), another capture folder or clip (another person's
-            motion, carried over), or a .csv / .json file of ARKit weights.
+            motion, carried over), a .csv / .json file of ARKit weights, or a .jsonl recording of a live
+            stream.
         camera: the capture's own view, a view square before the face, an orbit from side to side, or all
             the way round.
         size: width and height in pixels; the capture's where not given.
@@ -357,6 +359,7 @@ app.command(name="export")(export)
 app.command(name="bench")(bench)
 app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
+app.command(name="send")(send)
 
 
 def main() -> None:

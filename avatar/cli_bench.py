@@ -76,14 +76,31 @@ class AvatarBench:
     """Write the numbers to this file instead of a table; - prints them as JSON."""
 
 
+@dataclass(frozen=True)
+class LiveBench:
+    """How many live updates a second, and how late."""
+
+    avatar: tyro.conf.Positional[Path]
+    """A .avatar file, a run folder, or a folder that `avatar create` made."""
+    video: Path | None = None
+    """A clip to play as a webcam."""
+    seconds: float = 10.0
+    """How long each part runs."""
+    rate: float = 60.0
+    """Packets, and pictures, a second."""
+    json_file: JsonFile = None
+    """Write the numbers to this file instead of a table; - prints them as JSON."""
+
+
 def bench(
     what: tyro.conf.OmitArgPrefixes[
         Annotated[RasterizerBench, tyro.conf.subcommand("rasterizer", prefix_name=False)]
         | Annotated[TrackBench, tyro.conf.subcommand("track", prefix_name=False)]
         | Annotated[AvatarBench, tyro.conf.subcommand("avatar", prefix_name=False)]
+        | Annotated[LiveBench, tyro.conf.subcommand("live", prefix_name=False)]
     ] = RasterizerBench(),
 ) -> None:
-    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality).
+    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving).
 
     Args:
         what: which part.
@@ -92,8 +109,30 @@ def bench(
         _bench_track(what)
     elif isinstance(what, AvatarBench):
         _bench_avatar(what)
+    elif isinstance(what, LiveBench):
+        _bench_live(what)
     else:
         _bench_rasterizer(what)
+
+
+def _bench_live(what: LiveBench) -> None:
+    from avatar.cli_common import open_avatar
+    from capture.live_bench import bench_live
+
+    if not 1 <= what.seconds <= 600 or not 1 <= what.rate <= 1000:
+        raise InputError("--seconds must lie between 1 and 600, --rate between 1 and 1000.")
+    avatar, _ = open_avatar(what.avatar)
+    with ProgressDisplay() as report:
+        result = bench_live(
+            avatar, seconds=what.seconds, rate=what.rate, video=what.video, report=report
+        )
+    if what.json_file is None:
+        for row in result["rows"]:
+            cells = (f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            print("  ".join(cells))
+        lags = ", ".join(f"{ms:.0f} ms {name}" for name, ms in result["filter_ms"].items())
+        print(f"Filter and interpolation add to the latency: {lags}.")
+    write_json_file(what.json_file, result)
 
 
 def _bench_track(what: TrackBench) -> None:

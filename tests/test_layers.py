@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_export_formats": {"avatar"},
     "avatar.cli_film": {"avatar"},
     "avatar.cli_fit": {"avatar", "configs", "viewer"},
+    "avatar.cli_live": {"avatar", "capture"},
     "avatar.cli_tools": {"avatar", "capture"},
     "avatar": set(),
     "capture": {"avatar", "capture"},

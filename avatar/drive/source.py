@@ -1,9 +1,9 @@
-"""Where an avatar's motion comes from: its own capture, another person's, an ARKit file."""
+"""Where an avatar's motion comes from: its own capture, another's, an ARKit file, a recorded stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import roma
@@ -13,39 +13,27 @@ from torch import Tensor
 from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.drive.arkit_csv import read_arkit
-from avatar.drive.motion import ARKIT_COUNT, interpolated, motion_states
+from avatar.drive.motion import ARKIT_COUNT, gaze_from_weights, interpolated, motion_states
+from avatar.drive.replay import RECORDING_SUFFIX, RecordingDriver
+from avatar.drive.retarget import (
+    RetargetConfig,
+    limited_gaze,
+    limited_head,
+    limited_turns,
+    reach_of,
+    retargeted_weights,
+)
 from avatar.model.avatar import Avatar
-from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
+from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rotations import invert_rigid, matrix_to_rotvec, rigid, rotvec_to_matrix
 from avatar.types import Driver, HeadState
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
 SOURCE_KINDS = (
-    "Give 'self' (the avatar's own capture), a .capture folder of any person, or a .csv or .json "
-    "file of ARKit coefficients."
+    "Give 'self' (the avatar's own capture), a .capture folder of any person, a .csv or .json "
+    "file of ARKit coefficients, or a .jsonl recording of a live stream."
 )
-
-
-@dataclass(frozen=True)
-class RetargetConfig:
-    """How another person's motion is put on an avatar."""
-
-    head: float = 1.0
-    """Share of the source's head turns that the avatar makes, 0 to 1. Lower it where the source
-    turns further than the avatar's person was ever filmed."""
-    translation: float = 1.0
-    """Share of the source's head and torso movement in space, 0 to 1 (both are metric)."""
-    torso: float = 0.5
-    """Share of the source's torso turns, 0 to 1. A torso is tracked less surely than a head, and a
-    turned one shows sides that one camera has rarely seen."""
-    largest_gain: float = 2.0
-    """A coefficient is scaled by the ratio of the two people's ranges, but by no more than this and
-    no less than its inverse: a range that was never used must neither blow up noise nor mute a
-    person."""
-    headroom: float = 0.25
-    """How far, in coefficient units, a coefficient may go past the highest that the avatar was
-    fitted on (a blink may always go to 1)."""
 
 
 class TrackDriver:
@@ -93,19 +81,37 @@ class RetargetedTrackDriver:
 class ArkitFileDriver:
     """Plays a CSV or JSON file of ARKit coefficients on an avatar, at the avatar's frame rate."""
 
-    def __init__(self, path: Path, avatar: Avatar, frames: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        avatar: Avatar,
+        frames: tuple[int, int] | None = None,
+        config: RetargetConfig | None = None,
+    ) -> None:
         """Read ``path`` and put it on the avatar at rest.
+
+        Coefficients are taken as they are: 1 means as far as a face goes. Head and eyes turn no
+        further than the config allows.
 
         Args:
             path: the file, as ``avatar.drive.arkit_csv.read_arkit`` takes it.
             avatar: whose rest pose and frame rate to use.
             frames: the part [first, last) to play, frames of the avatar's rate; None for all.
+            config: share of the head's turns, and limits of head and gaze.
 
         Raises:
             InputError: the file cannot be used, or the part does not lie in it.
         """
         self.fps = avatar.fps
-        batch = motion_states(read_arkit(path, fps=avatar.fps), avatar.rest, avatar.fps)
+        motion = read_arkit(path, fps=avatar.fps)
+        limits = config or RetargetConfig()
+        gaze = gaze_from_weights(motion.weights) if motion.gaze is None else motion.gaze
+        motion = replace(
+            motion,
+            head=None if motion.head is None else limited_head(motion.head, limits),
+            gaze=limited_gaze(gaze, limits),
+        )
+        batch = motion_states(motion, avatar.rest, avatar.fps)
         first, last = frames or (0, len(batch))
         _check_frames((first, last), len(batch), str(path))
         self.batch = batch[first:last]
@@ -156,11 +162,12 @@ def open_source(
     """Open what a user names as the source of motion.
 
     Args:
-        spec: ``"self"``, a capture folder (or a folder that holds a ``me.capture``), or an ARKit
-            .csv or .json file. A capture of the very clip that the avatar was made from is played
+        spec: ``"self"``, a capture folder (or a folder that holds a ``me.capture``), an ARKit
+            .csv or .json file, or a recorded stream (.jsonl). A capture of the very clip that the avatar was made from is played
             as it is; any other is retargeted.
         avatar: who is to be driven.
-        track: the avatar's own track, for ``"self"``.
+        track: the avatar's own track: what ``"self"`` plays, and how far other sources may turn the
+            head where ``config`` does not say it.
         audio: the sound of the avatar's own clip, for ``"self"``.
         frames: the part [first, last) to play: frames of the capture, or of the avatar's rate for
             a file.
@@ -177,6 +184,9 @@ def open_source(
             )
         _check_own(track, avatar, "the avatar's own capture")
         return _track_source(TrackDriver(track, frames), audio, frames)
+    config = config or RetargetConfig()
+    if config.reach is None and track is not None:
+        config = replace(config, reach=reach_of(track, avatar.rest))
     path = Path(spec)
     if path.is_dir():
         nested = path / "me.capture"
@@ -196,9 +206,15 @@ def open_source(
             f"{spec} is a video, whose motion must be tracked first. Run: avatar capture {spec} "
             f"-o {capture_path}, then drive with {capture_path}"
         )
+    if suffix == RECORDING_SUFFIX:
+        driver = RecordingDriver(path, avatar, config)
+        first, last = frames or (0, len(driver))
+        _check_frames((first, last), len(driver), spec)
+        driver.batch = driver.batch[first:last]
+        return Source(driver, len(driver))
     if suffix not in (".csv", ".json"):
         raise InputError(f"{spec} is no driving source. {SOURCE_KINDS}")
-    driver = ArkitFileDriver(path, avatar, frames)
+    driver = ArkitFileDriver(path, avatar, frames, config)
     return Source(driver, len(driver))
 
 
@@ -226,8 +242,8 @@ def retargeted(
 
     Everything is taken relative to the source's own middle, measured on the whole track, and put on
     the avatar's rest state: ARKit coefficients by name, from the source's range to the avatar's;
-    gaze as it is; head and torso poses as motions in their own frames, so that a nod stays a nod
-    however the two cameras stood. The source's residual shapes are personal and are dropped.
+    gaze and head softly limited to how far the avatar's person was filmed to turn; head and torso
+    poses as motions in their own frames, so that a nod stays a nod however the two cameras stood. The source's residual shapes are personal and are dropped.
 
     Args:
         source: the other person's track.
@@ -248,10 +264,12 @@ def retargeted(
     rest = avatar.rest
     expression = torch.zeros(len(states), rest.expression.shape[-1], dtype=rest.expression.dtype)
     expression[:, :ARKIT_COUNT] = _retargeted_weights(states, seen, avatar, config)
-    gaze = rest.gaze + states.gaze - seen.gaze.median(0).values
+    gaze = rest.gaze + limited_gaze(states.gaze - seen.gaze.median(0).values, config)
     T_world_head = _retargeted_poses(
         states.T_world_head, seen.T_world_head, rest.T_world_head, config.head, config.translation
     )
+    R_rest = rest.T_world_head[:3, :3]
+    T_world_head[:, :3, :3] = R_rest @ limited_turns(R_rest.T @ T_world_head[:, :3, :3], config)
     T_world_torso = _retargeted_poses(
         states.T_world_torso,
         seen.T_world_torso,
@@ -272,16 +290,7 @@ def _retargeted_weights(
     # and for speech alike, where a mean would count the open mouth in.
     neutral = torch.quantile(used, 0.1, dim=0)
     source_reach = torch.quantile(used, 0.98, dim=0) - neutral
-    at_rest = avatar.rest.expression[names]
-    low, high = avatar.expression_low[names], avatar.expression_high[names]
-    gain = (high - at_rest).clamp(min=1e-3) / source_reach.clamp(min=1e-3)
-    gain = gain.clamp(1 / config.largest_gain, config.largest_gain)
-    lowest, highest = torch.minimum(low, at_rest), high + config.headroom
-    # Blinks fill so few frames that their percentiles miss them; a closed lid is 1 for everybody.
-    for name in ("eyeBlinkLeft", "eyeBlinkRight"):
-        gain[ARKIT_INDEX[name]], highest[ARKIT_INDEX[name]] = 1.0, 1.0
-    weights = at_rest + gain * (states.expression[:, names] - neutral)
-    return weights.clamp(lowest, highest)
+    return retargeted_weights(states.expression[:, names], neutral, source_reach, avatar, config)
 
 
 def _retargeted_poses(
