@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def bench_view(
         report: listener, stage ``"view"``.
 
     Returns:
-        ``frames_per_s`` (one client), ``frames_per_s_of_3`` (each of three at once), ``bytes_per_frame``,
+        ``frames_per_s`` (one client), ``frames_per_s_of_3`` (each of three at once), ``bytes_per_frame`` and ``height`` of
+        its pictures (they shrink where the machine cannot keep pace),
         ``slider_ms`` (median) and ``slider_ms_90`` (9th decile), ``memory_mb`` [before, after the
         cycles] and ``memory_growth`` (share), ``killed``: frames/s of a client before and after another
         is killed as pictures travel to it, and its ``longest_gap_ms``.
@@ -78,14 +80,14 @@ def bench_view(
     app = ViewerApp(avatar, track=track, port=0)
     app.start()
     try:
-        app.panels.resolution.value = SIDE
+        app.panels.look_panel.resolution.value = SIDE
         done = _Counter(report)
         done("one client")
         one = _watch(app.url, config.seconds, 1)[0]
         done("three clients")
         three = _watch(app.url, config.seconds, 3)
         done("a killed client")
-        killed = _kill_one(app.url, config.seconds)
+        killed = _kill_one(app, config.seconds)
         done("the slider")
         app.panels.playing.value = False
         delays = _client("slide", app.url, config.moves)["delays_s"]
@@ -104,7 +106,8 @@ def bench_view(
         "side": SIDE,
         "motion_frames_per_s": track.fps,
         "frames_per_s": _rate(one),
-        "bytes_per_frame": round(statistics.median(size for _, size in one["arrivals"])),
+        "bytes_per_frame": round(statistics.median(size for _, size, _ in one["arrivals"])),
+        "height": round(statistics.median(height for _, _, height in one["arrivals"])),
         "frames_per_s_of_3": [_rate(client) for client in three],
         "slider_ms": round(1e3 * statistics.median(delays), 1),
         "slider_ms_90": round(1e3 * sorted(delays)[int(0.9 * (len(delays) - 1))], 1),
@@ -128,6 +131,11 @@ def print_table(result: dict[str, Any]) -> None:
         ("frames/s, each of three", f"{low:.1f}", ">= 10"),
         ("slider to picture, ms", f"{result['slider_ms']:.0f}", "<= 60"),
         ("slider to picture, 9th decile", f"{result['slider_ms_90']:.0f}", ""),
+        (
+            "height of moving pictures, pixels",
+            f"{result['height']}",
+            f"{SIDE}, less on a slow machine",
+        ),
         ("bytes a picture", f"{result['bytes_per_frame']:,}", ""),
         ("memory after cycles", f"{result['memory_growth']:+.1%}", "<= 5 %"),
         (
@@ -176,10 +184,13 @@ def _watch(url: str, seconds: float, clients: int) -> list[dict[str, Any]]:
     return [_result(process) for process in processes]
 
 
-def _kill_one(url: str, seconds: float) -> dict[str, float]:
+def _kill_one(app: ViewerApp, seconds: float) -> dict[str, float]:
     """Watch with two clients, kill one half way; return what the other got."""
-    watcher, victim = _start("watch", url, seconds), _start("watch", url, 10 * seconds)
-    time.sleep(WARM_S + seconds / 2 + 1.0)
+    watcher, victim = _start("watch", app.url, seconds), _start("watch", app.url, 10 * seconds)
+    end = time.monotonic() + 60
+    while len(app.paces) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(WARM_S + seconds / 2)
     killed_at = time.perf_counter()
     victim.kill()
     victim.wait()
@@ -187,9 +198,9 @@ def _kill_one(url: str, seconds: float) -> dict[str, float]:
         victim.communicate()
     seen = _result(watcher)
     # Both clocks are the machine's monotonic one, so they compare across processes.
-    times = [at for at, _ in seen["arrivals"]]
+    times = [at for at, _, _ in seen["arrivals"]]
     before, after = [t for t in times if t < killed_at], [t for t in times if t >= killed_at]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     return {
         "before": _pace(before),
         "after": _pace(after),
@@ -198,7 +209,7 @@ def _kill_one(url: str, seconds: float) -> dict[str, float]:
 
 
 def _rate(client: dict[str, Any]) -> float:
-    return _pace([at for at, _ in client["arrivals"]])
+    return _pace([at for at, _, _ in client["arrivals"]])
 
 
 def _pace(times: Sequence[float]) -> float:

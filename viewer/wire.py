@@ -7,6 +7,7 @@ pictures as they come and notes when.
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import viser
 import zstandard
+from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -58,8 +60,8 @@ class WireClient:
             max_size=2**26,
         )
         self._size, self._fov, self._on_message = (width, height), fov, on_message
-        self.arrivals: list[tuple[float, int]] = []
-        """Of each picture: when it came, ``time.perf_counter`` seconds, and how many bytes it has."""
+        self.arrivals: list[tuple[float, int, int]] = []
+        """Of each picture: when it came, ``time.perf_counter`` seconds, its bytes and its height."""
         self.latest = b""
         """The latest picture, as it was encoded."""
         self.labels: dict[str, str] = {}
@@ -126,8 +128,10 @@ class WireClient:
         for message in messages_of(raw):
             if message["type"] == "BackgroundImageMessage" and message["rgb_data"]:
                 self.latest = message["rgb_data"]
+                with Image.open(io.BytesIO(self.latest)) as picture:  # reads the header alone
+                    height = picture.height
                 with self._come:
-                    self.arrivals.append((now, len(self.latest)))
+                    self.arrivals.append((now, len(self.latest), height))
                     self._come.notify_all()
             props = message.get("props")
             if isinstance(props, Mapping) and props.get("label") and "uuid" in message:
