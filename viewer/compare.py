@@ -59,7 +59,7 @@ class Filmed:
                 picture = self._capture.frame(frame, size=small)
                 mask = self._capture.mask(frame, size=small)
                 alpha = mask[..., None].astype(np.float32) / 255
-                mixed = picture * alpha + np.float32(background) * (1 - alpha)
+                mixed = picture * alpha + np.asarray(background, np.float32) * (1 - alpha)
                 mixed = mixed.round().astype(np.uint8)
                 self._picture = mixed if small else cv2.resize(mixed, size)
                 self._key = key

@@ -39,7 +39,7 @@ def layered(capture: Capture, frame: int, layer: str, side: int) -> np.ndarray:
         return picture
     if layer == MASK:
         alpha = capture.mask(frame, size=size)[..., None].astype(np.float32) / 255
-        dimmed = 0.25 * picture + np.float32((40, 60, 120))
+        dimmed = 0.25 * picture + np.array((40, 60, 120), np.float32)
         return (picture * alpha + dimmed * (1 - alpha)).clip(0, 255).astype(np.uint8)
     track = capture.track
     if not bool(track.valid[frame]):

@@ -118,7 +118,7 @@ def write_take(path: Path, take: Take, stage: Stage, progress: Callable[[int, in
             if drawn != (moment.version, view):
                 picture = still(stage, moment, view)
                 drawn = (moment.version, view)
-            size = size or picture.shape[:2]
+            size = size or (picture.shape[0], picture.shape[1])
             if picture.shape[:2] == size:
                 writer.write(picture)
             progress(index + 1, len(take.frames))
