@@ -2,8 +2,7 @@
 
 viser has no sound. Its HTML element hands markup to the page as it is, and an image that does not load
 runs its ``onerror``: one such element carries the sound, once, as AAC; another carries where it should be
-each time that the motion starts, stops, jumps or changes speed, and now and then besides. A page sets
-its player right only where it is off by more than ``SLACK_S``, so that playing is not chopped up.
+each time that the motion starts, stops, jumps or changes speed, and now and then besides.
 Browsers play nothing before the first click or key in the page; the next word of the server's then
 starts it.
 """
@@ -22,21 +21,30 @@ from av.audio.resampler import AudioResampler
 
 from avatar.checks import InputError
 
-SLACK_S = 0.06
-"""How far sound and frames may be apart before a page sets them right, seconds."""
-AGAIN_S = 1.0
+JUMP_S = 0.3
+"""Sound and frames that are this far apart are set right by a jump, seconds; less by playing faster or
+slower for a moment, as every jump is heard and takes its time."""
+AGAIN_S = 0.5
 """How often pages are told where the sound should be while it plays."""
 RATE = 24_000
 BIT_RATE = 48_000
 
-_PLAYER = """<img alt="" style="display:none" src="x:" data-sound="{data}" onerror="
+_PLAYER = """<img alt="" style="display:none" src="" data-sound="{data}" onerror="
 (e => {{ if (window.headsplatSound) window.headsplatSound.pause();
+window.headsplatDelay = Infinity;
 window.headsplatSound = e.dataset.sound ? new Audio(e.dataset.sound) : null; }})(this)">"""
 
-_WORD = """<img alt="" style="display:none" src="x:{number}" onerror="
+# A page that is busy hears words late. The least delay heard of, between two clocks that need not agree,
+# is a word's own travelling time; what goes beyond it has passed since the word was said.
+_WORD = """<img alt="" style="display:none" src="" data-number="{number}" onerror="
 (() => {{ const s = window.headsplatSound; if (!s) return;
-s.muted = {muted}; s.playbackRate = {rate:.3f};
-if (Math.abs(s.currentTime - {at:.4f}) > {slack} || !{plays}) s.currentTime = {at:.4f};
+const delay = performance.now() / 1000 - {said:.4f};
+window.headsplatDelay = Math.min(window.headsplatDelay, delay);
+const at = {at:.4f} + ({plays} ? {rate:.3f} * (delay - window.headsplatDelay) : 0);
+const off = at - s.currentTime, jump = !{plays} || s.paused || Math.abs(off) > {jump};
+s.muted = {muted};
+s.playbackRate = {rate:.3f} * (jump ? 1 : 1 + Math.max(-0.3, Math.min(0.3, off / {again})));
+if (jump) s.currentTime = at;
 if ({plays}) s.play().catch(() => null); else s.pause(); }})()">"""
 
 
@@ -98,7 +106,9 @@ class Sound:
             number=self._number,
             at=at_s,
             rate=speed,
-            slack=SLACK_S,
+            said=now_s,
+            jump=JUMP_S,
+            again=AGAIN_S,
             plays="true" if plays else "false",
             muted="true" if muted else "false",
         )
