@@ -21,6 +21,7 @@ from test_viewer_state import make_track
 
 from viewer.app import ViewerApp
 from viewer.capture_app import CaptureApp
+from viewer.page import GONE
 from viewer.panel_capture import LAYERS
 from viewer.panel_look import BY_BROWSER
 from viewer.sources import BY_HAND
@@ -223,13 +224,14 @@ def test_the_page_says_that_the_server_is_gone_and_finds_it_again(browser):
     wait_for(lambda: app.paces and app.paces[0].width, 60)
     wait_for(lambda: "frames/s" in text_of(browser) or "still" in text_of(browser))
     app.stop()
-    wait_for(lambda: "onnecti" in text_of(browser))
+    wait_for(lambda: GONE in text_of(browser))
     keep(browser, "server_gone")
     again = ViewerApp(avatar, port=port)
     again.start()
     try:
         wait_for(lambda: again.paces and again.paces[0].width, 60)
-        wait_for(lambda: "Reconnecting" not in text_of(browser))
+        wait_for(lambda: GONE not in text_of(browser))
+        assert browser.run("document.title") == "headsplat"
     finally:
         again.stop()
 

@@ -21,6 +21,7 @@ from avatar.types import HeadState
 from viewer.cameras import ClientView, viewpoint
 from viewer.compare import Filmed
 from viewer.director import Director
+from viewer.page import Page
 from viewer.panel_output import EXPORTS, ExportFunction
 from viewer.panels import Contents, Panels
 from viewer.record import Recorder
@@ -180,6 +181,7 @@ class ViewerApp:
             self._panels,
             self._sources,
             Sound(server),
+            Page(server),
             self._recorder,
             changed=self._changed,
             paces=lambda: self.paces,

@@ -15,6 +15,7 @@ from avatar.capture_data import Capture
 from avatar.checks import InputError
 from viewer.cameras import ClientView, picture_size
 from viewer.look import Look
+from viewer.page import BEAT_S, Page
 from viewer.panel_capture import CapturePanel
 from viewer.render_loop import FrameLoop, Pace
 from viewer.server import close_server, open_server, view_of
@@ -135,7 +136,7 @@ class CaptureApp:
         self.playing = gui.add_checkbox("Play", False)
         self.speed = gui.add_slider("Speed", 0.1, 2.0, 0.1, 1.0)
         self.playing.on_update(lambda _: self._changed.set())
-        self._sound = Sound(server)
+        self._sound, self._page = Sound(server), Page(server)
         for key, what, act in (
             ("space", "Play or pause", self._toggle),
             ("J", "One frame back", lambda: self.panel.step(-1)),
@@ -174,12 +175,15 @@ class CaptureApp:
             panel.note.content = failure
         now = time.perf_counter()
         playback, shown = Playback(capture.frames, capture.fps, start_s=now), -1
-        layer = ""
+        layer, beat_due = "", now
         while not self._ended.is_set():
             self._changed.wait(TICK_S if self.playing.value else 0.2)
             self._changed.clear()
             now, asked = time.perf_counter(), int(panel.frame.value)
             plays, speed = bool(self.playing.value), float(self.speed.value)
+            if now >= beat_due:
+                beat_due = now + BEAT_S
+                self._page.beat()
             moved = None if asked == shown else asked
             if moved is not None or (plays, speed) != (playback.playing, playback.speed):
                 playback = playback.changed(now, playing=plays, speed=speed, frame=moved)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from avatar.types import HeadState
+from viewer.page import Page
 from viewer.panels import Panels
 from viewer.record import Recorder
 from viewer.render_loop import Pace
@@ -23,7 +24,7 @@ LONGEST_TICK_S = 1 / 15
 SHOW_FRAME_S = 0.15
 """How often the frame slider follows the motion: each move is a message to every browser."""
 SHOW_PACE_S = 1.0
-"""How often the frame-rate line, and a source's own, are written."""
+"""How often pages hear a beat, and the frame-rate line and a source's own are written."""
 
 
 class Director:
@@ -35,6 +36,7 @@ class Director:
         panels: Panels,
         sources: Sources,
         sound: Sound,
+        page: Page,
         recorder: Recorder,
         *,
         changed: threading.Event,
@@ -48,13 +50,14 @@ class Director:
             panels: what it reads, and writes notes to.
             sources: of motion.
             sound: that follows the motion.
+            page: that hears a beat every second.
             recorder: that notes what shows.
             changed: set after every change of a control.
             paces: how browsers are served.
             share: of the time that may go into pictures; below 1 the motion is shown less finely.
         """
         self._stage, self._panels, self._sources = stage, panels, sources
-        self._sound, self._recorder = sound, recorder
+        self._sound, self._page, self._recorder = sound, page, recorder
         self._changed, self._paces, self._share = changed, paces, share
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="viewer director", daemon=True)
@@ -197,6 +200,7 @@ class Director:
 
     def _write_notes(self, now: float) -> None:
         panels = self._panels
+        self._page.beat()
         text = describe(self._paces(), self._stage.pose_s)
         if panels.pace.content != text:
             panels.pace.content = text
