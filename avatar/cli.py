@@ -26,7 +26,6 @@ from avatar.cli_common import (
     captured_clip,
     copy_file,
     driving_source,
-    find_capture,
     need_device,
     open_avatar,
     train_config,
@@ -336,21 +335,17 @@ def view(
     /,
     port: int = 8080,
 ) -> None:
-    """Look at an avatar in the browser: any side, 52 sliders, gaze, the captured motion.
+    """Look at an avatar in the browser: any side, 52 sliders, gaze, the captured motion; or at a capture.
 
     Args:
-        path: a .avatar file, a run folder, or a folder that `avatar create` made.
+        path: a .avatar file, a .capture folder, a run (finished or not), or a folder that `avatar create`
+            made.
         port: port on this machine (127.0.0.1; nothing is served beyond it).
     """
-    from viewer.app import view as open_viewer
+    from viewer.opening import open_path, serve
 
-    model, home = open_avatar(path)
-    captured = find_capture(home)
-    open_viewer(
-        model,
-        track=captured.track if captured else None,
-        audio=captured.audio if captured else None,
-        port=port,
+    serve(
+        open_path(path, port=port),
         ready=lambda url: console.print(f"The viewer is at {url} (Ctrl-C ends it)"),
     )
 

@@ -92,15 +92,32 @@ class LiveBench:
     """Write the numbers to this file instead of a table; - prints them as JSON."""
 
 
+@dataclass(frozen=True)
+class ViewBench:
+    """What the viewer delivers: frames a second to one client and to three, delay of a slider, memory."""
+
+    path: tyro.conf.Positional[Path]
+    """A run, or a folder that `avatar create` made, with its capture: its motion plays."""
+    seconds: float = 6.0
+    """Length of each measurement of frames a second."""
+    moves: int = 40
+    """Moves of the slider."""
+    cycles: int = 100
+    """Openings and closings of a client between two readings of memory."""
+    json_file: JsonFile = None
+    """Write the numbers to this file instead of a table; - prints them as JSON."""
+
+
 def bench(
     what: tyro.conf.OmitArgPrefixes[
         Annotated[RasterizerBench, tyro.conf.subcommand("rasterizer", prefix_name=False)]
         | Annotated[TrackBench, tyro.conf.subcommand("track", prefix_name=False)]
         | Annotated[AvatarBench, tyro.conf.subcommand("avatar", prefix_name=False)]
         | Annotated[LiveBench, tyro.conf.subcommand("live", prefix_name=False)]
+        | Annotated[ViewBench, tyro.conf.subcommand("view", prefix_name=False)]
     ] = RasterizerBench(),
 ) -> None:
-    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving).
+    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving), view (what browsers get).
 
     Args:
         what: which part.
@@ -111,6 +128,8 @@ def bench(
         _bench_avatar(what)
     elif isinstance(what, LiveBench):
         _bench_live(what)
+    elif isinstance(what, ViewBench):
+        _bench_view(what)
     else:
         _bench_rasterizer(what)
 
@@ -142,6 +161,21 @@ def _bench_track(what: TrackBench) -> None:
         result = bench_track(what.paths, truth=what.truth, camera=what.camera, report=report)
     if what.json_file is None:
         print_rows(result, Console(highlight=False))
+    write_json_file(what.json_file, result)
+
+
+def _bench_view(what: ViewBench) -> None:
+    from viewer.bench import ViewBenchConfig, bench_view, print_table
+    from viewer.opening import open_subject
+
+    if what.seconds < 1 or what.moves < 1 or what.cycles < 1:
+        raise InputError("--seconds, --moves and --cycles must be at least 1.")
+    avatar, track = open_subject(what.path)
+    config = ViewBenchConfig(seconds=what.seconds, moves=what.moves, cycles=what.cycles)
+    with ProgressDisplay() as report:
+        result = bench_view(avatar, track, config, report=report)
+    if what.json_file is None:
+        print_table(result)
     write_json_file(what.json_file, result)
 
 

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.console": LEAVES,
     "avatar.doctor": MODEL,
     "avatar.cli": {"avatar", "capture", "configs", "viewer"},
-    "avatar.cli_bench": {"avatar", "capture", "configs"},
+    "avatar.cli_bench": {"avatar", "capture", "configs", "viewer"},
     "avatar.cli_common": {"avatar", "capture", "configs"},
     "avatar.cli_eval": {"avatar", "capture"},
     "avatar.cli_export": {"avatar"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import signal
 import socket
@@ -15,85 +14,43 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 import pytest
 import torch
-import viser
-import zstandard
 from test_viewer_state import make_track
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
-from websockets.typing import Subprotocol
 
+import viewer.wire
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_GROUPS, ARKIT_NAMES
 from viewer.app import ViewerApp
 from viewer.cameras import ClientView, viewpoint
-from viewer.panels import BY_HAND, CAPTURED
+from viewer.look import Look
 from viewer.presets import PRESETS
-from viewer.render_loop import FrameLoop, Look, Stage, draw
+from viewer.render_loop import FrameLoop
+from viewer.sources import BY_HAND, CAPTURED, IDLE
+from viewer.stage import Stage
 from viewer.state import neutral
+from viewer.wire import FACING
 
 WIDTH, HEIGHT = 320, 200
-FACING = (0.0, 1.0, 0.0, 0.0)
-"""Rotation of a camera that stands before the tiny avatar's face (half a turn about x)."""
 
 
-class WireClient:
-    """Speaks viser's protocol as its page does: tells its camera, takes pictures."""
+class WireClient(viewer.wire.WireClient):
+    """The client of the bench, which here looks at its pictures."""
 
     def __init__(self, url: str, width: int = WIDTH, height: int = HEIGHT) -> None:
-        protocol = Subprotocol(f"viser-v{viser.__version__}")
-        address = url.replace("http://", "ws://")
-        self._socket = connect(address, subprotocols=[protocol], compression=None, max_size=2**26)
         self.pictures: list[np.ndarray] = []
         self.cameras: list[tuple[str, Any]] = []
-        self._size = (width, height)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.look_from((0.0, 0.0, 0.6))
+        self.messages: list[dict[str, Any]] = []
+        super().__init__(url, width, height, on_message=self._see)
 
-    def look_from(self, position: tuple[float, float, float]) -> None:
-        """Stand at ``position``, looking along -z."""
-        width, height = self._size
-        self.send(
-            "ViewerCameraMessage",
-            wxyz=FACING,
-            position=position,
-            fov=0.7,
-            near=0.01,
-            far=100.0,
-            image_height=height,
-            image_width=width,
-            look_at=(position[0], position[1], 0.0),
-            up_direction=(0.0, 1.0, 0.0),
-        )
-
-    def send(self, kind: str, **fields: Any) -> None:
-        """Send one message."""
-        self._socket.send(msgspec.msgpack.encode({"type": kind, **fields}))
-
-    def _read(self) -> None:
-        with contextlib.suppress(ConnectionClosed):  # the server stopped, or the test ended
-            for raw in self._socket:
-                assert isinstance(raw, bytes)
-                self._take(raw)
-
-    def _take(self, raw: bytes) -> None:
-        size, packed = (int.from_bytes(raw[k : k + 8], "little") for k in (0, 8))
-        inner = zstandard.ZstdDecompressor().decompress(raw[16 : 16 + packed], size)
-        content = msgspec.msgpack.decode(inner)
-        for message in content["messages"]:
-            if message["type"] == "BackgroundImageMessage" and message["rgb_data"]:
-                jpeg = message["rgb_data"]
-                if isinstance(jpeg, dict):  # bytes travel behind the messages, by index
-                    buffers = _buffers(raw, packed, content["binaryBufferLengths"])
-                    jpeg = buffers[jpeg["__binary_index"]]
-                bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-                self.pictures.append(bgr[..., ::-1].astype(np.int16))
-            elif message["type"].startswith("SetCamera"):
-                self.cameras.append((message["type"], message))
+    def _see(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        if message["type"] == "BackgroundImageMessage" and message["rgb_data"]:
+            bgr = cv2.imdecode(np.frombuffer(message["rgb_data"], np.uint8), cv2.IMREAD_COLOR)
+            self.pictures.append(bgr[..., ::-1].astype(np.int16))
+        elif message["type"].startswith("SetCamera"):
+            self.cameras.append((message["type"], message))
 
     def settled(self, seconds: float = 0.7) -> np.ndarray:
         """Wait until no picture has come for a while; return the latest."""
@@ -106,20 +63,6 @@ class WireClient:
                 return self.pictures[-1]
             time.sleep(0.05)
         raise AssertionError(f"{count} pictures, and no end of them")
-
-    def close(self) -> None:
-        """Leave."""
-        self._socket.close()
-
-
-def _buffers(raw: bytes, packed: int, lengths: list[int]) -> list[bytes]:
-    """The binary buffers behind a message: each begins at a multiple of 8."""
-    offset, found = 16 + packed, []
-    for length in lengths:
-        offset += -offset % 8
-        found.append(raw[offset : offset + length])
-        offset += length
-    return found
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
@@ -139,11 +82,11 @@ def frame_threads() -> int:
 
 @pytest.fixture
 def app(tiny_avatar) -> Iterator[ViewerApp]:
-    viewer = ViewerApp(tiny_avatar, track=make_track(tiny_avatar, 50), port=0)
-    viewer.start()
-    viewer.panels.source.value = BY_HAND
-    yield viewer
-    viewer.stop()
+    shown = ViewerApp(tiny_avatar, track=make_track(tiny_avatar, 50), port=0)
+    shown.start()
+    shown.panels.source.value = BY_HAND
+    yield shown
+    shown.stop()
 
 
 def test_panels_have_a_slider_for_every_coefficient_and_a_button_for_every_preset(app):
@@ -160,7 +103,7 @@ def test_a_browser_gets_the_picture_that_the_rasterizer_draws(app, tiny_avatar):
     assert picture.shape == (HEIGHT, WIDTH, 3)
     view = ClientView(FACING, (0.0, 0.0, 0.6), 0.7, WIDTH, HEIGHT)
     moment = app.stage.moment
-    expected = draw(app.stage, moment, view, HEIGHT).astype(np.int16)
+    expected = app.stage.draw(moment, view, HEIGHT).astype(np.int16)
     assert (expected != 255).any(-1).mean() > 0.02  # it shows somebody
     # JPEG at quality 90; random splats have more fine detail than faces have.
     assert np.abs(picture - expected).mean() < 4
@@ -280,16 +223,16 @@ def test_an_avatar_that_changes_while_browsers_look_is_shown(app, tiny_avatar):
 
 
 def test_an_avatar_without_motion_opens_and_the_panel_says_so(tiny_avatar):
-    viewer = ViewerApp(tiny_avatar, port=0)
-    viewer.start()
+    shown = ViewerApp(tiny_avatar, port=0)
+    shown.start()
     try:
-        assert viewer.panels.source.options == (BY_HAND,)
-        assert viewer.panels.playing.disabled
-        client = WireClient(viewer.url)
+        assert shown.panels.source.options == (BY_HAND, IDLE)
+        assert shown.panels.frame.disabled
+        client = WireClient(shown.url)
         assert client.settled().shape == (HEIGHT, WIDTH, 3)
         client.close()
     finally:
-        viewer.stop()
+        shown.stop()
 
 
 def test_a_port_in_use_is_refused_in_one_sentence(tiny_avatar):
@@ -301,17 +244,17 @@ def test_a_port_in_use_is_refused_in_one_sentence(tiny_avatar):
 
 def test_stop_frees_the_port_and_ends_all_threads(tiny_avatar):
     before = frame_threads()
-    viewer = ViewerApp(tiny_avatar, port=0)
-    viewer.start()
-    port = viewer.server.get_port()
-    assert viewer.url == f"http://127.0.0.1:{port}"
-    client = WireClient(viewer.url)
+    shown = ViewerApp(tiny_avatar, port=0)
+    shown.start()
+    port = shown.server.get_port()
+    assert shown.url == f"http://127.0.0.1:{port}"
+    client = WireClient(shown.url)
     client.settled()
-    leaving = WireClient(viewer.url)
+    leaving = WireClient(shown.url)
     wait_for(lambda: leaving.pictures)
     leaving.close()  # its thread may be drawing while the viewer stops
-    viewer.stop()
-    viewer.stop()
+    shown.stop()
+    shown.stop()
     assert frame_threads() == before
     assert not any(t.name == "viewer director" for t in threading.enumerate())
     again = ViewerApp(tiny_avatar, port=port)
@@ -325,8 +268,9 @@ def test_the_viewer_ends_well_on_ctrl_c(tiny_avatar, tmp_path):
     tiny_avatar.save(tmp_path / "me.avatar")
     program = (
         "import sys; from pathlib import Path; from avatar.model.avatar import Avatar\n"
-        "from viewer.app import view\n"
-        "view(Avatar.load(Path(sys.argv[1])), port=0, ready=lambda url: print(url, flush=True))\n"
+        "from viewer.app import ViewerApp\n"
+        "from viewer.opening import serve\n"
+        "serve(ViewerApp(Avatar.load(Path(sys.argv[1])), port=0), lambda url: print(url, flush=True))\n"
         "print('ended')\n"
     )
     root = Path(__file__).resolve().parents[1]

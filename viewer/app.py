@@ -6,33 +6,37 @@ and shows exactly what an exported video would.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import rich
 import viser
 
-from avatar.capture_data import Track
-from avatar.checks import InputError
+from avatar.capture_data import Capture, Track
+from avatar.drive.live import LiveDriver
 from avatar.model.avatar import Avatar
 from avatar.raster import available_backends
 from avatar.types import HeadState
 from viewer.cameras import ClientView, viewpoint
-from viewer.panels import BY_HAND, Panels
-from viewer.render_loop import FrameLoop, Pace, Stage, draw
-from viewer.state import Playback, captured_motion, neutral, posed
+from viewer.compare import Filmed
+from viewer.director import Director
+from viewer.page import Page
+from viewer.panel_output import EXPORTS, ExportFunction
+from viewer.panels import Contents, Panels
+from viewer.record import Recorder
+from viewer.render_loop import FrameLoop, Pace
+from viewer.server import bound_uploads, close_server, open_server, view_of
+from viewer.server import need_port as need_port
+from viewer.sound import Sound
+from viewer.sources import MOST_MOTION_BYTES, Clip, Sources, SpokenClip
+from viewer.splats import Splats
+from viewer.stage import Stage
+from viewer.state import captured_motion, neutral
 
-TICK_S = 1 / 60
-"""How often captured motion looks at the clock; finer than any clip's frame rate."""
-SHOW_FRAME_S = 0.15
-"""How often the frame slider follows the motion: each move is a message to every browser."""
-SHOW_PACE_S = 1.0
-"""How often the frame-rate line is written."""
+MOST_UPLOAD_BYTES = MOST_MOTION_BYTES
+"""Of one file that a page sends."""
+
 NEAREST_M, FARTHEST_M = 0.12, 6.0
 """How close to and far from the head the mouse wheel goes."""
 
@@ -50,6 +54,10 @@ class ViewerApp:
         *,
         track: Track | None = None,
         audio: Path | None = None,
+        capture: Capture | None = None,
+        live: Mapping[str, Callable[[], LiveDriver]] | None = None,
+        say: Callable[[str], SpokenClip] | None = None,
+        exports: Mapping[str, tuple[str, ExportFunction]] | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
         share: float = 1.0,
@@ -59,8 +67,11 @@ class ViewerApp:
         Args:
             avatar: who to show. The viewer only reads it; hand over a copy of one that is being fitted.
             track: the avatar's own captured motion, played at the start; None where there is none.
-            audio: the sound of the captured motion. The panel says so where there is one; browsers do
-                not play it.
+            audio: the sound of the captured motion, which browsers play in step.
+            capture: the capture that the track is of, to browse and to compare with.
+            live: label in the source picker to what opens a stream; it raises InputError with a sentence.
+            say: makes speech of a text, raising InputError with a sentence; None hides the text box.
+            exports: name to suffix and function for the export panel; ply alone where None.
             host: address to listen on; the default is not reachable from other machines.
             port: port to listen on; 0 lets the system choose.
             share: see the attribute of that name.
@@ -68,12 +79,20 @@ class ViewerApp:
         self.share = share
         """Share of the time, in (0, 1], that may go into pictures for all browsers together; below 1 for
         a viewer beside other work. May be set at any time."""
-        self._motion, self._motion_note = captured_motion(avatar, track)
-        if self._motion is not None and audio is not None:
-            self._motion_note += " The viewer plays it without its sound."
-        self._fps = track.fps if track else avatar.fps
+        self.notice = ""
+        """A sentence for the line above the panels, shown at the start."""
+        states, self._motion_note = captured_motion(avatar, track)
+        captured = None
+        if states is not None and track is not None:
+            captured = Clip(states, track.fps, audio)
+        self._sources = Sources(avatar, captured, live or {}, say)
+        self._capture = capture
+        self._why_no_comparison = _why_no_comparison(capture, states, self._motion_note)
+        self._exports = EXPORTS if exports is None else exports
         self._host, self._port = host, port
-        self._stage = Stage(avatar, neutral(avatar.rest))
+        filmed = None if capture is None else Filmed(capture)
+        self._stage = Stage(avatar, neutral(avatar.rest), filmed=filmed)
+        self._recorder = Recorder()
         self._loops: dict[int, FrameLoop] = {}
         self._leaving: list[FrameLoop] = []
         self._loops_lock = threading.Lock()
@@ -81,7 +100,8 @@ class ViewerApp:
         self._ended = threading.Event()
         self._server: viser.ViserServer | None = None
         self._panels: Panels | None = None
-        self._director: threading.Thread | None = None
+        self._director: Director | None = None
+        self._splats: Splats | None = None
 
     @property
     def url(self) -> str:
@@ -128,9 +148,8 @@ class ViewerApp:
         start = viewpoint(avatar, "as filmed")
         # A machine that cannot draw says so here, rather than in a thread behind an empty page.
         first_view = ClientView((0.0, 1.0, 0.0, 0.0), start.position, start.fov, 16, 16)
-        draw(self._stage, self._stage.moment, first_view, 16)
-        server = _open_server(self._host, self._port)
-        server.gui.configure_theme(show_logo=False, show_share_button=False)
+        self._stage.draw(self._stage.moment, first_view, 16)
+        server = open_server(self._host, self._port)
         server.gui.main_panel.dock_right()
         server.scene.set_up_direction("+y")
         server.scene.world_axes.visible = False
@@ -138,17 +157,42 @@ class ViewerApp:
         server.initial_camera.look_at = start.look_at
         server.initial_camera.fov = start.fov
         self._server = server
+        bound_uploads(server, MOST_UPLOAD_BYTES)
+        contents = Contents(
+            avatar,
+            self._sources,
+            self._motion_note,
+            _backend_in_use(),
+            self._capture,
+            self._why_no_comparison,
+            self._exports,
+        )
         self._panels = Panels(
             server,
-            avatar,
-            frames=0 if self._motion is None else len(self._motion),
-            motion=self._motion_note,
-            backend=_backend_in_use(),
+            contents,
+            self._stage,
+            self._recorder,
             on_change=self._changed.set,
             on_viewpoint=self._go_to,
+            view_of=view_of,
         )
-        self._director = threading.Thread(target=self._direct, name="viewer director", daemon=True)
+        self._director = Director(
+            self._stage,
+            self._panels,
+            self._sources,
+            Sound(server),
+            Page(server),
+            self._recorder,
+            changed=self._changed,
+            paces=lambda: self.paces,
+            share=lambda: self.share,
+        )
+        self._splats = Splats(server, self._stage)
+        if self.notice:
+            self._panels.show_status(self.notice)
+        self._changed.set()
         self._director.start()
+        self._splats.start()
         server.on_client_connect(self._welcome)
         server.on_client_disconnect(self._leave)
 
@@ -164,10 +208,11 @@ class ViewerApp:
         for loop in loops:
             loop.join()
         if self._director is not None:
-            self._director.join(5.0)
+            self._director.stop()
+        if self._splats is not None:
+            self._splats.stop()
         if self._server is not None:
-            with _viser_quiet():
-                self._server.stop()
+            close_server(self._server)
 
     def set_avatar(self, avatar: Avatar) -> None:
         """Show another version of the same person, for example after more steps of a fit.
@@ -192,45 +237,6 @@ class ViewerApp:
         """Show a line of Markdown above the panels; an empty one hides it."""
         self.panels.show_status(text)
 
-    def _direct(self) -> None:
-        """Turn controls and clock into what the stage shows, until the end."""
-        panels, motion = self.panels, self._motion
-        now = time.perf_counter()
-        playback = Playback(0 if motion is None else len(motion), self._fps, start_s=now)
-        frame_due = pace_due = now
-        frame_posed = -1
-        while not self._ended.is_set():
-            # Nobody looking on needs no finer clock than a slider.
-            fast = playback.playing and panels.source.value != BY_HAND and bool(self._loops)
-            fast = fast and self.share == 1
-            changed = self._changed.wait(TICK_S if fast else SHOW_FRAME_S)
-            self._changed.clear()
-            now = time.perf_counter()
-            frame = -1
-            if motion is not None and panels.source.value != BY_HAND:
-                playback = playback.changed(
-                    now,
-                    playing=bool(panels.playing.value),
-                    speed=float(panels.speed.value),
-                    frame=panels.chosen_frame(),
-                )
-                frame = playback.frame(now)
-                if playback.playing and now >= frame_due:
-                    frame_due = now + SHOW_FRAME_S
-                    panels.show_frame(frame)
-            if changed or frame != frame_posed:
-                frame_posed = frame
-                self._stage.change(state=self._state(frame), look=panels.look())
-            if now >= pace_due:
-                pace_due = now + SHOW_PACE_S
-                panels.pace.content = _describe(self.paces, self._stage.pose_s)
-
-    def _state(self, frame: int) -> HeadState:
-        """Return the state at a frame of the captured motion, or posed by hand at -1."""
-        rest = self._stage.moment.avatar.rest
-        base = neutral(rest) if frame < 0 or self._motion is None else self._motion[frame]
-        return posed(base, self.panels.controls())
-
     def _welcome(self, client: viser.ClientHandle) -> None:
         """Begin to draw for a new browser."""
         client.camera.min_orbit_distance = NEAREST_M
@@ -240,8 +246,9 @@ class ViewerApp:
             if client.client_id not in self.server.get_clients():
                 return  # it left while its picture was drawn
             client.scene.set_background_image(picture, format="jpeg", jpeg_quality=quality)
+            client.flush()  # viser would gather messages for another sixtieth of a second
 
-        loop = FrameLoop(self._stage, lambda: _view_of(client), deliver, self._share_of_each)
+        loop = FrameLoop(self._stage, lambda: view_of(client), deliver, self._share_of_each)
         with self._loops_lock:
             if self._ended.is_set() or client.client_id not in self.server.get_clients():
                 return
@@ -275,91 +282,15 @@ class ViewerApp:
                 one.camera.fov = goal.fov
 
 
-def view(
-    avatar: Avatar,
-    *,
-    track: Track | None = None,
-    audio: Path | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    ready: Callable[[str], None] | None = None,
-) -> None:
-    """Show an avatar in the browser until Ctrl-C.
-
-    Args:
-        avatar: who to show.
-        track: the avatar's own captured motion; None where there is none.
-        audio: the sound of the captured motion; see ``ViewerApp``.
-        host: address to listen on; the default is not reachable from other machines.
-        port: port to listen on; 0 lets the system choose.
-        ready: called with the address to open, once browsers can.
-
-    Raises:
-        InputError: the port is taken, or the address is not one of this machine.
-    """
-    app = ViewerApp(avatar, track=track, audio=audio, host=host, port=port)
-    app.start()
-    try:
-        if ready is not None:
-            ready(app.url)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        app.stop()
-
-
-def need_port(host: str, port: int) -> None:
-    """Raise InputError unless a viewer can listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            # As the server itself does; without it a port would count as taken for a minute after use.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"The viewer cannot listen on {host}, port {port} ({error}). "
-            "Choose another port with --port, or end the program that uses this one."
-        ) from error
-
-
-def _open_server(host: str, port: int) -> viser.ViserServer:
-    """Start viser on exactly this port: by itself it would take the next free one without a word."""
-    need_port(host, port)
-    with _viser_quiet():
-        server = viser.ViserServer(host=host, port=port, label="headsplat", verbose=False)
-    if port not in (0, server.get_port()):
-        with _viser_quiet():
-            server.stop()
-        raise InputError(
-            f"Port {port} was taken by another program a moment ago. Choose another port with --port."
-        )
-    return server
-
-
-@contextlib.contextmanager
-def _viser_quiet() -> Iterator[None]:
-    """Keep viser's banner off the terminal: the command line says in one line where the viewer is."""
-    console = rich.get_console()
-    before = console.quiet
-    console.quiet = True
-    try:
-        yield
-    finally:
-        console.quiet = before
-
-
-def _view_of(client: viser.ClientHandle) -> ClientView | None:
-    """Return what a browser shows; None while its window has no area or its camera is no camera."""
-    camera = client.camera
-    width, height, fov = int(camera.image_width), int(camera.image_height), float(camera.fov)
-    finite = np.isfinite(camera.wxyz).all() and np.isfinite(camera.position).all()
-    if width < 1 or height < 1 or not finite or not 0.0 < fov < np.pi:
-        return None
-    w, x, y, z = (float(v) for v in camera.wxyz)
-    px, py, pz = (float(v) for v in camera.position)
-    return ClientView((w, x, y, z), (px, py, pz), fov, width, height)
+def _why_no_comparison(capture: Capture | None, states: HeadState | None, note: str) -> str:
+    """Return why pictures cannot be compared with filmed frames; nothing where they can."""
+    if capture is None:
+        return "Nothing to compare with: the avatar's capture is not at hand."
+    if states is None:
+        return note
+    if not capture.frame_path(0).is_file() or not capture.mask_path(0).is_file():
+        return f"{capture.path} has lost its frames or masks, so there is nothing to compare with."
+    return ""
 
 
 def _backend_in_use() -> str:
@@ -369,16 +300,3 @@ def _backend_in_use() -> str:
         if states.get(name, "").startswith("ok"):
             return name + states[name].removeprefix("ok")
     return "none"
-
-
-def _describe(paces: list[Pace], pose_s: float) -> str:
-    """Return the frame-rate line: one part for each browser."""
-    if not paces:
-        return "Waiting for a browser."
-    parts = [
-        f"{pace.frames_per_s:.0f} frames/s at {pace.width} × {pace.height} ({pace.draw_s * 1e3:.0f} ms)"
-        if pace.frames_per_s > 1
-        else f"still, {pace.width} × {pace.height}"
-        for pace in paces
-    ]
-    return " · ".join(parts) + f" · pose {pose_s * 1e3:.0f} ms"

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from avatar.export.render import front_camera
 from avatar.model.avatar import Avatar
-from avatar.rotations import invert_rigid, quat_to_matrix, rigid
+from avatar.rotations import (
+    invert_rigid,
+    quat_multiply,
+    quat_to_matrix,
+    rigid,
+    rotvec_to_matrix,
+)
 from avatar.types import Camera
 
 VIEWPOINTS: dict[str, tuple[float, float] | None] = {
@@ -103,3 +110,32 @@ def _fov(camera: Camera) -> float:
 
 def _triple(point: Tensor) -> tuple[float, float, float]:
     return float(point[0]), float(point[1]), float(point[2])
+
+
+class Turned(Protocol):
+    """What tells how far a turntable has turned, and about whom."""
+
+    @property
+    def avatar(self) -> Avatar:
+        """Who stands on it."""
+        ...
+
+    @property
+    def turn_rad(self) -> float:
+        """How far the camera has gone round, radians to the subject's left."""
+        ...
+
+
+def turned(view: ClientView, moment: Turned) -> ClientView:
+    """Return a browser's view with its camera gone round the head's middle by the turntable's angle."""
+    if moment.turn_rad == 0:
+        return view
+    centre = moment.avatar.rest.T_world_head[:3, 3].double()
+    up = torch.tensor([0.0, moment.turn_rad, 0.0], dtype=torch.float64)
+    R = rotvec_to_matrix(up)
+    position = centre + R @ (torch.tensor(view.position, dtype=torch.float64) - centre)
+    half = moment.turn_rad / 2
+    spin = torch.tensor([math.cos(half), 0.0, math.sin(half), 0.0], dtype=torch.float64)
+    wxyz = quat_multiply(spin, torch.tensor(view.wxyz, dtype=torch.float64))
+    w, x, y, z = (float(v) for v in wxyz)
+    return replace(view, wxyz=(w, x, y, z), position=_triple(position))

@@ -1,6 +1,6 @@
-"""Pictures for browsers: one stage that all share, and one thread a browser that draws what it needs.
+"""Pictures for browsers: one thread a browser that draws what it needs of what all share.
 
-The newest request wins: a thread always draws the stage and the camera as they are when it begins, so
+The newest request wins: a thread always draws the scene and the camera as they are when it begins, so
 a slow machine shows fewer pictures, never late ones. While anything moves, the picture's size follows
 the machine's speed; when all is still, one sharp picture follows.
 """
@@ -12,20 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import torch
 
-from avatar.model.avatar import Avatar
-from avatar.raster import rasterize
-from avatar.types import Gaussians, HeadState
-from viewer.cameras import ClientView, camera_of, picture_size
+from viewer.cameras import ClientView, picture_size
+from viewer.look import Look
 
-FRAME_BUDGET_S = 1 / 22
-"""What a picture may take while something moves: a margin over 20 frames a second."""
-FASTEST_FRAME_S = 1 / 40
-"""No picture follows another sooner: a browser's camera sends up to 50 messages a second, the eye is
-content with less, and the processor has the captured motion to pose as well."""
+FRAME_BUDGET_S = 1 / 34
+"""What a picture may take while something moves: a margin over 30 frames a second."""
+FASTEST_FRAME_S = 1 / 50
+"""No picture follows another sooner: a browser's camera sends up to 50 messages a second, and the eye is
+content with less."""
 LONGEST_FRAME_S = 2.0
 """However small the share of the time for pictures, the next one does not wait longer."""
 LEAST_RESOLUTION = 160
@@ -36,102 +34,46 @@ MOVING_QUALITY_LOSS = 20
 """How much lower the JPEG quality is while something moves."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """How pictures look."""
-
-    background: tuple[int, int, int] = (255, 255, 255)
-    """sRGB, 0 to 255."""
-    resolution: int = 720
-    """Largest height of a picture, pixels."""
-    quality: int = 90
-    """JPEG quality of still pictures, 1 to 100."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """All that pictures show, at one instant."""
-
-    version: int
-    """Grows with every change."""
-    avatar: Avatar
-    """Who is drawn; nobody changes it while it is here."""
-    state: HeadState
-    """A single state."""
-    look: Look
-    """How it is drawn."""
-
-
-class Stage:
-    """The avatar, its state and its look, shared by all browsers; every method may be called from any thread."""
-
-    def __init__(self, avatar: Avatar, state: HeadState, look: Look | None = None) -> None:
-        self._lock = threading.Lock()
-        self._pose_lock = threading.Lock()
-        self._moment = Moment(0, avatar, state, look or Look())
-        self._posed: tuple[Avatar, HeadState, Gaussians] | None = None
-        self._listeners: set[Callable[[], None]] = set()
-        self.pose_s = 0.0
-        """What the latest posing took, seconds."""
+class Shown(Protocol):
+    """What pictures show at one instant, as far as the loop asks."""
 
     @property
-    def moment(self) -> Moment:
-        """What pictures show now."""
-        return self._moment
+    def version(self) -> int:
+        """Grows with every change."""
+        ...
 
-    def change(
-        self,
-        *,
-        avatar: Avatar | None = None,
-        state: HeadState | None = None,
-        look: Look | None = None,
-    ) -> None:
-        """Replace what is given, and tell all listeners."""
-        with self._lock:
-            now = self._moment
-            self._moment = Moment(
-                now.version + 1,
-                now.avatar if avatar is None else avatar,
-                now.state if state is None else state,
-                now.look if look is None else look,
-            )
-            listeners = tuple(self._listeners)
-        for listener in listeners:
-            listener()
+    @property
+    def look(self) -> Look:
+        """How it is drawn."""
+        ...
+
+
+Instant = TypeVar("Instant", bound=Shown)
+
+
+class Scene(Protocol[Instant]):
+    """What a loop draws: an avatar (``viewer.stage.Stage``), or a capture's frames."""
+
+    @property
+    def moment(self) -> Instant:
+        """What pictures show now."""
+        ...
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` after each change, on the thread that changed the stage."""
-        with self._lock:
-            self._listeners.add(listener)
+        """Call ``listener`` after each change."""
+        ...
 
     def forget(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` no more."""
-        with self._lock:
-            self._listeners.discard(listener)
+        """Call it no more."""
+        ...
 
-    def gaussians(self, moment: Moment) -> Gaussians:
-        """Return the posed Gaussians of a moment; browsers and camera moves share one posing."""
-        with self._pose_lock:
-            known = self._posed
-            if known and known[0] is moment.avatar and known[1] is moment.state:
-                return known[2]
-            start = time.perf_counter()
-            with torch.no_grad():
-                device = moment.avatar.means.device
-                gaussians = moment.avatar.pose(moment.state.to(device))
-            self.pose_s = time.perf_counter() - start
-            self._posed = (moment.avatar, moment.state, gaussians)
-            return gaussians
+    def prepare(self, moment: Instant) -> None:
+        """Do what a picture of the moment takes at any size and from any side."""
+        ...
 
-
-def draw(stage: Stage, moment: Moment, view: ClientView, resolution: int) -> np.ndarray:
-    """Return the picture of a moment for a browser's view, uint8 [H, W, 3] sRGB, H <= ``resolution``."""
-    gaussians = stage.gaussians(moment)
-    camera = camera_of(view, resolution).to(gaussians.means.device)
-    background = gaussians.means.new_tensor(moment.look.background) / 255
-    with torch.no_grad():
-        rgb = rasterize(gaussians, camera, background=background).rgb
-        return (rgb.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    def draw(self, moment: Instant, view: ClientView, resolution: int) -> np.ndarray:
+        """Return the picture, uint8 [H, W, 3] sRGB, at most ``resolution`` pixels high."""
+        ...
 
 
 def next_resolution(resolution: float, taken_s: float, budget_s: float) -> float:
@@ -167,7 +109,7 @@ class FrameLoop:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: Scene[Any],
         view: Callable[[], ClientView | None],
         deliver: Callable[[np.ndarray, int], None],
         share: Callable[[], float] = lambda: 1.0,
@@ -188,6 +130,7 @@ class FrameLoop:
         self._wake = threading.Event()
         self._ended = False
         self._resolution = 480.0
+        self._sent, self._sent_quality = np.empty((0, 0, 3), np.uint8), 0
         self._times: deque[float] = deque(maxlen=120)
         self._pace = Pace(0.0, 0, 0, 0.0, 0.0)
         self._thread = threading.Thread(target=self._run, name="viewer frames", daemon=True)
@@ -246,7 +189,7 @@ class FrameLoop:
             if rest_s > 0:
                 time.sleep(rest_s)
 
-    def _show(self, moment: Moment, view: ClientView, *, moving: bool) -> bool:
+    def _show(self, moment: Shown, view: ClientView, *, moving: bool) -> bool:
         """Draw and deliver one picture; return whether it is as sharp as it gets."""
         look = moment.look
         resolution, quality = look.resolution, look.quality
@@ -256,10 +199,14 @@ class FrameLoop:
             resolution = min(resolution, max(LEAST_RESOLUTION, round(self._resolution / 16) * 16))
             quality = max(1, quality - MOVING_QUALITY_LOSS)
         asked = time.perf_counter()
-        self._stage.gaussians(moment)
+        self._stage.prepare(moment)
         begun = time.perf_counter()
-        picture = draw(self._stage, moment, view, resolution)
-        self._deliver(picture, quality)
+        picture = self._stage.draw(moment, view, resolution)
+        # A change that shows nothing new (a slider of a part that is not in view) sends nothing.
+        if quality != self._sent_quality or not np.array_equal(picture, self._sent):
+            self._deliver(picture, quality)
+            self._sent, self._sent_quality = picture, quality
+            self._times.append(time.perf_counter())
         now = time.perf_counter()
         if moving:
             # Posing costs the same at any size. What it leaves of the budget is for the picture, but
@@ -272,7 +219,6 @@ class FrameLoop:
             ceiling = picture_size(view, look.resolution)[1]
             wish = next_resolution(self._resolution, now - begun, budget_s)
             self._resolution = min(wish, max(ceiling, LEAST_RESOLUTION))
-        self._times.append(now)
         height, width = picture.shape[:2]
         self._pace = Pace(0.0, width, height, now - begun, now)
         return not moving

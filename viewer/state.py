@@ -17,6 +17,7 @@ from avatar.model.avatar import Avatar
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
 from avatar.rig.gaze import gaze_of, look_weights
+from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 from avatar.types import HeadState
 
 NO_MOTION = (
@@ -49,6 +50,8 @@ def posed(base: HeadState, controls: Controls) -> HeadState:
         base: a single state, of the rest pose (``neutral``) or of the captured motion.
         controls: the sliders.
     """
+    if not any(controls.weights.values()) and not any((*controls.gaze_deg, *controls.head_deg)):
+        return base
     expression = base.expression.clone()
     weights = expression.new_tensor([controls.weights.get(name, 0.0) for name in ARKIT_NAMES])
     turn = gaze_of(weights) + expression.new_tensor(controls.gaze_deg).deg2rad()
@@ -76,6 +79,33 @@ def neutral(rest: HeadState) -> HeadState:
 
 def _is_look(device: torch.device) -> Tensor:
     return torch.tensor([name.startswith("eyeLook") for name in ARKIT_NAMES], device=device)
+
+
+def between(states: HeadState, position: float) -> HeadState:
+    """Return the single state at a place between two frames of a batch: clips have fewer frames a second
+    than browsers show.
+
+    Args:
+        states: a batch of F states.
+        position: in [0, F); beyond the last frame it is held.
+    """
+    first = min(int(position), len(states) - 1)
+    share = min(position - first, 1.0)
+    if share < 1e-3 or first + 1 >= len(states):
+        return states[first]
+    a, b = states[first], states[first + 1]
+
+    def mixed_pose(one: Tensor, other: Tensor) -> Tensor:
+        turn = matrix_to_rotvec(one[:3, :3].T @ other[:3, :3])
+        R = one[:3, :3] @ rotvec_to_matrix(share * turn)
+        return rigid(R, torch.lerp(one[:3, 3], other[:3, 3], share))
+
+    return HeadState(
+        torch.lerp(a.expression, b.expression, share),
+        torch.lerp(a.gaze, b.gaze, share),
+        mixed_pose(a.T_world_head, b.T_world_head),
+        mixed_pose(a.T_world_torso, b.T_world_torso),
+    )
 
 
 def captured_motion(avatar: Avatar, track: Track | None) -> tuple[HeadState | None, str]:
@@ -118,7 +148,7 @@ class Playback:
 
     def frame(self, now_s: float) -> int:
         """Return the frame that shows at clock time ``now_s``."""
-        return min(int(self._position(now_s)), self.frames - 1)
+        return min(int(self.position(now_s)), self.frames - 1)
 
     def changed(
         self,
@@ -133,10 +163,11 @@ class Playback:
             self,
             playing=self.playing if playing is None else playing,
             speed=self.speed if speed is None else speed,
-            start_frame=self._position(now_s) if frame is None else float(frame),
+            start_frame=self.position(now_s) if frame is None else float(frame),
             start_s=now_s,
         )
 
-    def _position(self, now_s: float) -> float:
+    def position(self, now_s: float) -> float:
+        """Return where between the frames it is at clock time ``now_s``, in [0, frames)."""
         passed = (now_s - self.start_s) * self.fps * self.speed if self.playing else 0.0
         return math.fmod(self.start_frame + max(passed, 0.0), self.frames)

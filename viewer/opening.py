@@ -1,0 +1,154 @@
+"""What a path opens in the viewer: an avatar, a capture, or a run, finished or not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from avatar.capture_data import Capture, Track
+from avatar.checks import InputError
+from avatar.drive.live import LiveDriver
+from avatar.model.avatar import Avatar
+from avatar.train.restore import avatar_of_checkpoint
+from avatar.train.run_folder import read_run
+from viewer.app import ViewerApp
+from viewer.capture_app import CaptureApp
+from viewer.panel_output import ExportFunction
+from viewer.sources import SpokenClip
+
+LiveSources = Callable[[Avatar], Mapping[str, Callable[[], LiveDriver]]]
+"""Takes the avatar; returns label to opener, as ``ViewerApp`` takes them."""
+Speaker = Callable[[Avatar], Callable[[str], SpokenClip] | None]
+"""Takes the avatar; returns what makes speech of a text, None where nothing here can."""
+
+
+def is_capture(path: Path) -> bool:
+    """Whether a path is a capture folder, finished or begun."""
+    known = (path / "capture.json").is_file() or path.suffix == ".capture"
+    return path.is_dir() and known
+
+
+def open_path(
+    path: Path,
+    *,
+    live: LiveSources | None = None,
+    say: Speaker | None = None,
+    exports: Mapping[str, tuple[str, ExportFunction]] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+) -> ViewerApp | CaptureApp:
+    """Return the viewer of what a path names; ``start`` begins to serve.
+
+    Args:
+        path: a .avatar file, a capture folder, a run, or a folder that ``avatar create`` made.
+        live: of an avatar, the streams that can drive it.
+        say: of an avatar, what makes it speak.
+        exports: as ``ViewerApp`` takes them.
+        host: address to listen on.
+        port: port to listen on; 0 lets the system choose.
+
+    Raises:
+        InputError: there is nothing of the kind, or it is damaged; the sentence says which.
+    """
+    if is_capture(path):
+        return CaptureApp(Capture(path), host=host, port=port)
+    avatar, home = find_avatar(path)
+    capture, trouble = _capture_beside(home, avatar)
+    track = None
+    if capture is not None:
+        try:
+            track = capture.track
+        except InputError as error:
+            trouble = str(error)
+    app = ViewerApp(
+        avatar,
+        track=track,
+        audio=None if capture is None else capture.audio,
+        capture=capture,
+        live=None if live is None else live(avatar),
+        say=None if say is None else say(avatar),
+        exports=exports,
+        host=host,
+        port=port,
+    )
+    app.notice = trouble
+    return app
+
+
+def find_avatar(path: Path) -> tuple[Avatar, Path]:
+    """Return the avatar that a path names, and the folder in which to look for its capture.
+
+    A run that has no avatar yet gives that of its newest checkpoint.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    if not path.is_dir():
+        return Avatar.load(path), path.parent
+    for name in ("me.avatar", "avatar.avatar"):
+        if (path / name).is_file():
+            return Avatar.load(path / name), path
+    for run in (path, path / "me.run"):
+        if (run / "config.json").is_file() and (run / "start.avatar").is_file():
+            return avatar_of_checkpoint(run)[0], run
+    raise InputError(
+        f"{path} is a folder without an avatar or a capture in it; expected a .avatar file, a .capture "
+        "folder, a run, or a folder that `avatar create` made."
+    )
+
+
+def open_subject(path: Path) -> tuple[Avatar, Track]:
+    """Return an avatar and its own captured motion, for measuring.
+
+    Raises:
+        InputError: as ``find_avatar``, or its capture is not at hand.
+    """
+    avatar, home = find_avatar(path)
+    capture, trouble = _capture_beside(home, avatar)
+    if capture is None:
+        raise InputError(
+            f"{path}: the avatar's capture is not at hand, so it has no motion to play. {trouble}".strip()
+        )
+    return avatar, capture.track
+
+
+def _capture_beside(home: Path, avatar: Avatar) -> tuple[Capture | None, str]:
+    """Return the capture of an avatar: named by its run, or beside it; or None, and why."""
+    folder = home / "me.capture"
+    if (home / "config.json").is_file():
+        folder = (home / str(read_run(home).get("capture", ""))).resolve()
+    if not folder.is_dir():
+        return None, ""
+    try:
+        capture = Capture(folder)
+    except InputError as error:
+        return None, str(error)
+    made_from = avatar.header.get("source_sha256")
+    if made_from and made_from != capture.source_sha256:
+        return (
+            None,
+            f"{folder} is of another clip than the avatar was made from, so it is left aside.",
+        )
+    return capture, ""
+
+
+def serve(app: ViewerApp | CaptureApp, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        app: not started yet.
+        ready: called with the address to open, once browsers can.
+
+    Raises:
+        InputError: the port is taken, the address is not one of this machine, or nothing draws here.
+    """
+    app.start()
+    try:
+        if ready is not None:
+            ready(app.url)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        app.stop()

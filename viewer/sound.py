@@ -1,0 +1,143 @@
+"""The motion's sound, played by browsers in step with the frames that they are shown.
+
+viser has no sound. Its HTML element hands markup to the page as it is, and an image that does not load
+runs its ``onerror``: one such element carries the sound, once, as AAC; another carries where it should be
+each time that the motion starts, stops, jumps or changes speed, and now and then besides.
+Browsers play nothing before the first click or key in the page; the next word of the server's then
+starts it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import viser
+from av.audio.resampler import AudioResampler
+
+from avatar.checks import InputError
+
+JUMP_S = 0.3
+"""Sound and frames that are this far apart are set right by a jump, seconds; less by playing faster or
+slower for a moment, as every jump is heard and takes its time."""
+AGAIN_S = 0.5
+"""How often pages are told where the sound should be while it plays."""
+RATE = 24_000
+BIT_RATE = 48_000
+
+_PLAYER = """<img alt="" style="display:none" src="" data-sound="{data}" onerror="
+(e => {{ if (window.headsplatSound) window.headsplatSound.pause();
+window.headsplatDelay = Infinity;
+window.headsplatSound = e.dataset.sound ? new Audio(e.dataset.sound) : null; }})(this)">"""
+
+# A page that is busy hears words late. The least delay heard of, between two clocks that need not agree,
+# is a word's own travelling time; what goes beyond it has passed since the word was said.
+_WORD = """<img alt="" style="display:none" src="" data-number="{number}" onerror="
+(() => {{ const s = window.headsplatSound; if (!s) return;
+const delay = performance.now() / 1000 - {said:.4f};
+window.headsplatDelay = Math.min(window.headsplatDelay, delay);
+const at = {at:.4f} + ({plays} ? {rate:.3f} * (delay - window.headsplatDelay) : 0);
+const off = at - s.currentTime, jump = !{plays} || s.paused || Math.abs(off) > {jump};
+s.muted = {muted};
+s.playbackRate = {rate:.3f} * (jump ? 1 : 1 + Math.max(-0.3, Math.min(0.3, off / {again})));
+if (jump) s.currentTime = at;
+if ({plays}) s.play().catch(() => null); else s.pause(); }})()">"""
+
+
+class Sound:
+    """The player in all pages of one server."""
+
+    def __init__(self, server: viser.ViserServer) -> None:
+        """Add its two invisible elements."""
+        self._player = server.gui.add_html(_PLAYER.format(data=""))
+        self._word = server.gui.add_html("")
+        self._lock = threading.Lock()
+        self._path: Path | None = None
+        self._failure = ""
+        self._told: tuple[object, ...] = ()
+        self._number, self._due = 0, 0.0
+
+    @property
+    def path(self) -> Path | None:
+        """Whose sound the pages have; None where there is none."""
+        return self._path
+
+    def load(self, path: Path | None) -> str:
+        """Give the pages another sound; return a sentence where it cannot be played, else nothing."""
+        with self._lock:
+            if path == self._path:
+                return self._failure
+            self._path, self._failure, data = path, "", ""
+            if path is not None:
+                try:
+                    encoded = base64.b64encode(as_aac(path)).decode("ascii")
+                    data = f"data:audio/mp4;base64,{encoded}"
+                except InputError as error:
+                    self._failure = str(error)
+            self._word.content = ""
+            self._told = ()
+            self._player.content = _PLAYER.format(data=data)
+            return self._failure
+
+    def follow(
+        self, now_s: float, at_s: float, *, plays: bool, speed: float, jumped: bool, muted: bool
+    ) -> None:
+        """Tell the pages where the sound should be, if it is time to.
+
+        Args:
+            now_s: clock time.
+            at_s: place in the sound, seconds.
+            plays: whether it goes on from there.
+            speed: factor on its speed.
+            jumped: whether the place is another than playing on would have led to.
+            muted: whether it is to be silent.
+        """
+        if self._path is None:
+            return
+        told = (plays, speed, muted)
+        if told == self._told and not jumped and not (plays and now_s >= self._due):
+            return
+        self._told, self._due, self._number = told, now_s + AGAIN_S, self._number + 1
+        self._word.content = _WORD.format(
+            number=self._number,
+            at=at_s,
+            rate=speed,
+            said=now_s,
+            jump=JUMP_S,
+            again=AGAIN_S,
+            plays="true" if plays else "false",
+            muted="true" if muted else "false",
+        )
+
+
+def as_aac(path: Path) -> bytes:
+    """Return a file's sound as AAC in MP4, mono, which browsers play and seek in exactly.
+
+    Raises:
+        InputError: there is no sound in it, or it cannot be read.
+    """
+    target = io.BytesIO()
+    try:
+        with av.open(str(path)) as source, av.open(target, "w", format="mp4") as out:
+            track = next(iter(source.streams.audio), None)
+            if track is None:
+                raise InputError(f"{path} has no sound.")
+            stream = out.add_stream("aac", rate=RATE)
+            stream.layout, stream.bit_rate = "mono", BIT_RATE
+            resampler = AudioResampler(format="fltp", layout="mono", rate=RATE)
+            samples = 0
+            for decoded in (*source.decode(track), None):
+                for frame in resampler.resample(decoded):
+                    frame.pts, frame.time_base = samples, Fraction(1, RATE)
+                    samples += frame.samples
+                    out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    except (OSError, av.FFmpegError) as error:
+        raise InputError(
+            f"{path} cannot be played ({error.strerror or error}). The motion plays without sound."
+        ) from error
+    return target.getvalue()
