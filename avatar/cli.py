@@ -32,6 +32,7 @@ from avatar.cli_common import (
 )
 from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_fit import claim_run, fit_run
+from avatar.cli_inspect import inspect_file
 from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console
 
@@ -56,6 +57,9 @@ def create(
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    who: str | None = None,
+    consent: str | None = None,
+    watermark: bool = True,
     view: bool = False,
     port: int = 8080,
     json_file: JsonFile = None,
@@ -77,6 +81,9 @@ def create(
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
         overwrite: replace what another clip, or a fit with other settings, left in the output folder.
+        who: name of the person shown; kept in the avatar and told by everything exported from it.
+        consent: what the person agreed to, in a sentence; kept and told like the name.
+        watermark: mark the avatar's pictures in the preview invisibly (docs/sharing.md).
         view: watch the fit in the browser: any side, pause, stop early and keep.
         port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
         json_file: also write the evaluation to this file.
@@ -114,10 +121,14 @@ def create(
             resume=resume,
             overwrite=not resume,
             port=port if view else None,
+            who=who,
+            consent=consent,
         )
         copy_file(output / "me.run" / "avatar.avatar", output / "me.avatar")
         avatar = Avatar.load(output / "me.avatar")  # measured as it is stored
-        result = evaluate_run(avatar, captured, output / "me.run", report)
+        result = evaluate_run(
+            avatar, captured, output / "me.run", report, watermark=watermark
+        )
     for name in ("eval.json", "preview.mp4", "report.html"):
         copy_file(output / "me.run" / "eval" / name, output / name)
     write_json_file(json_file, result)
@@ -196,6 +207,8 @@ def train(
     deformer: Deformer = "branches",
     steps: int | None = None,
     seed: int = 0,
+    who: str | None = None,
+    consent: str | None = None,
     view: bool = False,
     port: int = 8080,
 ) -> None:
@@ -211,6 +224,8 @@ def train(
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
+        who: name of the person shown; kept in the avatar and told by everything exported from it.
+        consent: what the person agreed to, in a sentence; kept and told like the name.
         view: watch it in the browser: any side, pause, stop early and keep.
         port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
     """
@@ -228,6 +243,8 @@ def train(
             resume=resume,
             overwrite=overwrite,
             port=port if view else None,
+            who=who,
+            consent=consent,
         )
     console.print(f"The avatar is {output}/avatar.avatar. Next: avatar eval {output}")
 
@@ -237,6 +254,7 @@ def evaluate_command(
     run: tyro.conf.Positional[Path],
     /,
     max_side: int | None = None,
+    watermark: bool = True,
     json_file: JsonFile = None,
 ) -> None:
     """Measure a run's avatar on the held-out frames; write eval.json, preview.mp4, report and pictures.
@@ -245,6 +263,7 @@ def evaluate_command(
         run: a folder that `avatar train` made.
         max_side: longer side at which pictures are compared, pixels; where not given, the one at which
             the avatar was trained. Numbers taken at different sizes do not compare.
+        watermark: mark the avatar's pictures in the preview invisibly; what is measured is never marked.
         json_file: also write the numbers to this file; - prints them.
     """
     from avatar.export.report import warnings_of
@@ -254,7 +273,9 @@ def evaluate_command(
         raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
     avatar = Avatar.load(run / "avatar.avatar")
     with ProgressDisplay() as report:
-        result = evaluate_run(avatar, capture_of(run), run, report, max_side)
+        result = evaluate_run(
+            avatar, capture_of(run), run, report, max_side, watermark=watermark
+        )
     warnings = warnings_of(result)
     write_json_file(json_file, result)
     if json_file is None:
@@ -289,6 +310,7 @@ def render(
     size: tuple[int, int] | None = None,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     frames: int | None = None,
+    watermark: bool = True,
 ) -> None:
     """Let an avatar move and write the video.
 
@@ -301,9 +323,12 @@ def render(
         size: width and height in pixels; the capture's where not given.
         background: red, green and blue from 0 to 1.
         frames: frames at most; all where not given.
+        watermark: mark the pictures invisibly as those of this avatar (docs/sharing.md).
     """
+    from avatar.export.provenance import avatar_id, fingerprint, manifest
     from avatar.export.render import camera_path, render_states
     from avatar.export.video import VideoWriter
+    from avatar.export.watermark import Watermark
 
     if frames is not None and frames < 1:
         raise InputError(f"--frames must be at least 1; got {frames}.")
@@ -318,11 +343,17 @@ def render(
             total=len(source),
             report=report,
         )
+        mark = Watermark(avatar_id(fingerprint(model))).mark if watermark else None
+        made = manifest(model, format="video/mp4", title=output.name, marked=watermark)
         with VideoWriter(
-            output, source.fps, audio=source.audio, audio_start_s=source.audio_start_s
+            output,
+            source.fps,
+            audio=source.audio,
+            audio_start_s=source.audio_start_s,
+            manifest=made,
         ) as writer:
             for picture in pictures:
-                writer.write(picture)
+                writer.write(mark(picture) if mark else picture)
     console.print(f"{output}: {writer.frames} frames at {source.fps:g} frames/s")
 
 
@@ -376,6 +407,7 @@ def export(
 
 
 app.command(name="bench")(bench)
+app.command(name="inspect")(inspect_file)
 
 
 app.command(name="sample")(sample)

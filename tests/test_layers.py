@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_common": {"avatar", "capture", "configs"},
     "avatar.cli_eval": {"avatar", "capture"},
     "avatar.cli_fit": {"avatar", "configs", "viewer"},
+    "avatar.cli_inspect": {"avatar"},
     "avatar.cli_tools": {"avatar", "capture"},
     "avatar": set(),
     "capture": {"avatar", "capture"},
