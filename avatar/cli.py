@@ -126,9 +126,7 @@ def create(
         )
         copy_file(output / "me.run" / "avatar.avatar", output / "me.avatar")
         avatar = Avatar.load(output / "me.avatar")  # measured as it is stored
-        result = evaluate_run(
-            avatar, captured, output / "me.run", report, watermark=watermark
-        )
+        result = evaluate_run(avatar, captured, output / "me.run", report, watermark=watermark)
     for name in ("eval.json", "preview.mp4", "report.html"):
         copy_file(output / "me.run" / "eval" / name, output / name)
     write_json_file(json_file, result)
@@ -273,9 +271,7 @@ def evaluate_command(
         raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
     avatar = Avatar.load(run / "avatar.avatar")
     with ProgressDisplay() as report:
-        result = evaluate_run(
-            avatar, capture_of(run), run, report, max_side, watermark=watermark
-        )
+        result = evaluate_run(avatar, capture_of(run), run, report, max_side, watermark=watermark)
     warnings = warnings_of(result)
     write_json_file(json_file, result)
     if json_file is None:
@@ -362,17 +358,31 @@ def view(
     path: tyro.conf.Positional[Path],
     /,
     port: int = 8080,
+    share_lan: bool = False,
+    certificate: Path | None = None,
+    key: Path | None = None,
 ) -> None:
     """Look at an avatar in the browser: any side, 52 sliders, gaze, the captured motion.
 
     Args:
         path: a .avatar file, a run folder, or a folder that `avatar create` made.
-        port: port on this machine (127.0.0.1; nothing is served beyond it).
+        port: port on this machine (127.0.0.1; nothing is served beyond it without --share-lan).
+        share_lan: let other machines look too, behind a random password that is printed once; one of your
+            own goes into the environment variable HEADSPLAT_SHARE_PASSWORD (docs/sharing.md).
+        certificate: with --share-lan, file with a TLS certificate (PEM), for an encrypted connection.
+        key: the certificate's private key (PEM).
     """
     from viewer.app import view as open_viewer
 
+    if not share_lan and (certificate or key):
+        raise UsageError("--certificate and --key go with --share-lan: 127.0.0.1 needs no TLS.")
     model, home = open_avatar(path)
     captured = find_capture(home)
+    if share_lan:
+        from avatar.cli_share import share_avatar
+
+        share_avatar(model, captured, port=port, certificate=certificate, key=key)
+        return
     open_viewer(
         model,
         track=captured.track if captured else None,

@@ -165,7 +165,9 @@ def _video(path: Path) -> dict[str, Any]:
             stream = container.streams.video[0]
             size = [stream.width, stream.height]
             if size[0] * size[1] > MOST_PIXELS:
-                raise InputError(f"{path} is of {size[0]} x {size[1]} pixels, too large to inspect.")
+                raise InputError(
+                    f"{path} is of {size[0]} x {size[1]} pixels, too large to inspect."
+                )
             count, fps = int(stream.frames), float(stream.average_rate or 0)
             # Where the file does not say how many, all up to the bound are taken one after another.
             wanted = set(spread(count)) if count else None
@@ -194,7 +196,9 @@ def _picture(path: Path) -> dict[str, Any]:
     from avatar.export.provenance import from_jpeg, from_png
 
     if path.stat().st_size > MOST_PICTURE_BYTES:
-        raise InputError(f"{path} has more than {MOST_PICTURE_BYTES >> 20} MiB, too large to inspect.")
+        raise InputError(
+            f"{path} has more than {MOST_PICTURE_BYTES >> 20} MiB, too large to inspect."
+        )
     content = path.read_bytes()
     try:
         with Image.open(path) as opened:  # reads the size alone
@@ -298,7 +302,9 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
                 actions = assertion(value, "c2pa.actions.v2").get("actions")
                 first = actions[0] if isinstance(actions, list) and actions else {}
-                told = f"{first.get('description', '')}, {first.get('when', 'no date')} (not signed)"
+                told = (
+                    f"{first.get('description', '')}, {first.get('when', 'no date')} (not signed)"
+                )
             lines.append((name, told))
         elif name == "watermark":
             lines.append((name, _told(value)))

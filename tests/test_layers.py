@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_eval": {"avatar", "capture"},
     "avatar.cli_fit": {"avatar", "configs", "viewer"},
     "avatar.cli_inspect": {"avatar"},
+    "avatar.cli_share": {"avatar", "viewer"},
     "avatar.cli_tools": {"avatar", "capture"},
     "avatar": set(),
     "capture": {"avatar", "capture"},

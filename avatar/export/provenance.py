@@ -118,12 +118,15 @@ def set_facts(
     text = json.dumps(known, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     try:
-        with atomic_path(Path(path)) as temporary:
-            with open(path, "rb") as source, open(temporary, "wb") as target:
-                target.write(struct.pack("<Q", len(text)) + text)
-                source.seek(start)
-                while block := source.read(1 << 20):
-                    target.write(block)
+        with (
+            atomic_path(Path(path)) as temporary,
+            open(path, "rb") as source,
+            open(temporary, "wb") as target,
+        ):
+            target.write(struct.pack("<Q", len(text)) + text)
+            source.seek(start)
+            while block := source.read(1 << 20):
+                target.write(block)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}). Copy it to a folder that is writable."
@@ -245,7 +248,11 @@ def assertion(found: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return the data of one assertion of a manifest, empty where there is none."""
     stated = found.get("assertions")
     for one in stated if isinstance(stated, list) else []:
-        if isinstance(one, dict) and one.get("label") == label and isinstance(one.get("data"), dict):
+        if (
+            isinstance(one, dict)
+            and one.get("label") == label
+            and isinstance(one.get("data"), dict)
+        ):
             return one["data"]
     return {}
 

@@ -93,9 +93,7 @@ def picture_bytes(picture: np.ndarray, quality: int = 92) -> bytes:
     return encoded.tobytes()
 
 
-def write_picture(
-    path: Path, picture: np.ndarray, made: Mapping[str, Any] | None = None
-) -> None:
+def write_picture(path: Path, picture: np.ndarray, made: Mapping[str, Any] | None = None) -> None:
     """Write a picture uint8 [H, W, 3] as JPEG, atomically, with where it comes from if that is given."""
     content = picture_bytes(picture)
     write_bytes(path, content if made is None else in_jpeg(content, made))

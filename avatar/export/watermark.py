@@ -50,6 +50,9 @@ WEAKEST, STRONGEST = 1.0, 3.0
 WHITE = 252
 """Grey level from which on nothing is made darker: there a trace would be seen."""
 
+FLAT = 0.05
+"""Variance of brightness among neighbouring cells below which a place counts as flat."""
+
 FRAMES = 48
 """Frames of a video that are looked at, spread over its length."""
 SEARCH_FRAMES = 6
@@ -129,8 +132,8 @@ class Watermark:
             self._pattern = np.ascontiguousarray(np.tile(self._tile, repeats)[:rows, :columns])
         change = cv2.multiply(_amplitude(cells), self._pattern)
         change = cv2.resize(change, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        lighter = cv2.convertScaleAbs(cv2.max(change, 0.0))
-        darker = cv2.convertScaleAbs(cv2.min(change, 0.0))
+        lighter = cv2.convertScaleAbs(cv2.threshold(change, 0, 0, cv2.THRESH_TOZERO)[1])
+        darker = cv2.convertScaleAbs(cv2.threshold(change, 0, 0, cv2.THRESH_TOZERO_INV)[1])
         _, coloured = cv2.threshold(grey, WHITE - 1, 255, cv2.THRESH_BINARY_INV)
         darker = cv2.bitwise_and(darker, coloured)
         part = cv2.add(part, cv2.cvtColor(lighter, cv2.COLOR_GRAY2RGB))
@@ -142,11 +145,11 @@ class Watermark:
 def _amplitude(cells: np.ndarray) -> np.ndarray:
     """Return how strongly each cell may be marked, grey levels; 0 where the picture is flat."""
     detail = cv2.blur(cv2.absdiff(cells, cv2.medianBlur(cells, 3)), (5, 5))
-    amplitude = cv2.min(cv2.addWeighted(detail, STRENGTH, detail, 0.0, WEAKEST), STRONGEST)
+    amplitude = np.minimum(detail * STRENGTH + WEAKEST, STRONGEST)
     mean = cv2.blur(cells, (3, 3))
     variance = cv2.blur(cells * cells, (3, 3)) - mean * mean
-    busy = cv2.erode(cv2.compare(variance, 0.05, cv2.CMP_GE), np.ones((3, 3), np.uint8))
-    return amplitude * (busy > 0)
+    busy = cv2.erode((variance >= FLAT).astype(np.uint8), np.ones((3, 3), np.uint8))
+    return amplitude * busy
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class Detection:
     """Bound on the chance that a picture without a mark looks as much like one, 1 at most."""
     avatar_id: int | None = None
     """The mark's payload; None where it is too weak to be read, or another version's. A wrong one passes
-    the checksum about once in a thousand marks that are damaged beyond reading."""
+    the checksum about once in a hundred marks that are damaged beyond reading."""
     scale: float = 1.0
     """Size of the picture in relation to when it was marked."""
 
@@ -180,7 +183,7 @@ def detect(pictures: Sequence[np.ndarray]) -> Detection:
     best = _verdict(first, float(first.t[0, 0]), (0, 0), 1, 1.0)
     if best.found:
         return best
-    phases = list(itertools.product(range(CELL), repeat=2))
+    phases = [(y, x) for y in range(CELL) for x in range(CELL)]
     for scales in ([1.0], _scales()):
         best = min(best, _search(greys, scales, phases), key=lambda d: (not d.found, d.false_alarm))
         if best.found:
@@ -256,13 +259,13 @@ def _verdict(
     2**32 would do.
     """
     # Three searches of two kinds, each with its share.
-    bound = min(1.0, 6.0 * tests * math.exp(-max(0.0, t) ** 2 / 2))
+    bound = min(1.0, 6.0 * tests * math.exp(-(max(0.0, t) ** 2) / 2))
     chips = np.roll(correlation.folded, (-place[0], -place[1]), (0, 1)).ravel()
     avatar_id = _payload(chips)
     if avatar_id is not None:
         signs = _signs_of(avatar_id)
         t = float(signs @ chips / np.sqrt(max(1e-3, float((chips[signs != 0] ** 2).sum()))))
-        bound = min(bound, 6.0 * tests * 2.0**32 * math.exp(-max(0.0, t) ** 2 / 2))
+        bound = min(bound, 6.0 * tests * 2.0**32 * math.exp(-(max(0.0, t) ** 2) / 2))
     found = bound <= FALSE_ALARM
     return Detection(found, bound, avatar_id if found else None, scale)
 
