@@ -22,7 +22,10 @@ SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 256
 
 def random_password() -> str:
     """Return a password of 100 random bits, in groups that can be read out."""
-    groups = ("".join(secrets.choice(LETTERS) for _ in range(PASSWORD_GROUP)) for _ in range(4))
+    groups = (
+        "".join(secrets.choice(LETTERS) for _ in range(PASSWORD_GROUP))
+        for _ in range(PASSWORD_GROUPS)
+    )
     return "-".join(groups)
 
 

@@ -59,9 +59,9 @@ def viewer_policy(socket_origin: str) -> str:
     Args:
         socket_origin: ws:// or wss:// with host and port.
     """
-    # viser's page is one file with inline script, WebAssembly and workers made of blobs.
+    # viser's page is one file with inline script that makes functions of text, WebAssembly and workers.
     return (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob:; "
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
         "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
         f"media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' {socket_origin} "
         "data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

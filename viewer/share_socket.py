@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -78,30 +79,45 @@ async def pass_on(
     code, reason = int(aiohttp.WSCloseCode.GOING_AWAY), "the viewer has ended"
     try:
         async with client.ws_connect(
-            upstream, protocols=protocols, max_msg_size=256 << 20, compress=0
+            upstream,
+            protocols=protocols,
+            max_msg_size=256 << 20,
+            compress=0,
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
         ) as viewer:
-            tasks = [
-                asyncio.ensure_future(_to_viewer(browser, viewer, limits)),
-                asyncio.ensure_future(_to_browser(viewer, browser, limits)),
-                asyncio.ensure_future(_session_ended(alive)),
-            ]
             try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            # Codes below 1002 and the reserved ones say no more than that it ended.
-            if viewer.close_code in (1002, 1008, 1011):
-                code, reason = viewer.close_code, "the viewer closed the connection"
-    except Refused as refusal:
-        code, reason = refusal.code, refusal.reason
+                await _until_one_ends(
+                    _to_viewer(browser, viewer, limits),
+                    _to_browser(viewer, browser, limits),
+                    _session_ended(alive),
+                )
+                # Codes below 1002 and the reserved ones say no more than that it ended.
+                if viewer.close_code in (1002, 1008, 1011):
+                    code, reason = viewer.close_code, "the viewer closed the connection"
+            except Refused as refusal:
+                code, reason = refusal.code, refusal.reason
+            # Before the viewer's side, which may take its time.
+            await _close(browser, code, reason)
     except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError):
-        pass
-    await browser.close(code=code, message=reason.encode()[:120], drain=False)
+        await _close(browser, code, reason)
     return browser
+
+
+async def _close(browser: web.WebSocketResponse, code: int, reason: str) -> None:
+    await browser.close(code=code, message=reason.encode()[:120], drain=False)
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until the first ends, and raise what it raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 async def _to_viewer(
