@@ -76,6 +76,9 @@ async def pass_on(
         timeout=5.0,
     )
     await browser.prepare(request)
+    transport = request.transport
+    assert transport is not None
+    abort = transport.abort
     code, reason = int(aiohttp.WSCloseCode.GOING_AWAY), "the viewer has ended"
     try:
         async with client.ws_connect(
@@ -83,12 +86,12 @@ async def pass_on(
             protocols=protocols,
             max_msg_size=256 << 20,
             compress=0,
-            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),  # pyright: ignore[reportCallIssue] (attrs)
         ) as viewer:
             try:
                 await _until_one_ends(
                     _to_viewer(browser, viewer, limits),
-                    _to_browser(viewer, browser, limits),
+                    _to_browser(viewer, browser, limits, abort),
                     _session_ended(alive),
                 )
                 # Codes below 1002 and the reserved ones say no more than that it ended.
@@ -141,10 +144,18 @@ async def _to_browser(
     viewer: aiohttp.ClientWebSocketResponse[bool],
     browser: web.WebSocketResponse,
     limits: ShareLimits,
+    abort: Callable[[], None],
 ) -> None:
+    loop = asyncio.get_running_loop()
     async for message in viewer:
-        if message.type is aiohttp.WSMsgType.BINARY:
-            await asyncio.wait_for(browser.send_bytes(message.data), limits.send_s)
+        if message.type is not aiohttp.WSMsgType.BINARY:
+            continue
+        # Not wait_for, which before Python 3.12 may lose a cancellation.
+        too_slow = loop.call_later(limits.send_s, abort)
+        try:
+            await browser.send_bytes(message.data)
+        finally:
+            too_slow.cancel()
 
 
 async def _session_ended(alive: Callable[[], bool]) -> None:
