@@ -154,7 +154,7 @@ def test_damaged_files_are_named(tmp_path):
         with pytest.raises(InputError, match=word):
             examine_file(tmp_path / name)
     (tmp_path / "x.png").write_bytes(b"")
-    with pytest.raises(InputError, match="write into an .avatar file"):
+    with pytest.raises(InputError, match=r"write into an \.avatar file"):
         inspect_file(tmp_path / "x.png", set_who="Ada")
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar.checks import InputError
@@ -159,6 +159,7 @@ def test_facts_that_cannot_be_kept_are_refused_and_the_file_stays(tiny_avatar, t
         read_header(tmp_path / "none.avatar")
 
 
+@settings(deadline=None)  # it writes files
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_header(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "random.avatar"
