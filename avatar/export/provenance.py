@@ -2,13 +2,14 @@
 
 The words are those of the C2PA technical specification (claim_generator_info, assertions, c2pa.actions,
 digitalSourceType), but nothing is signed: the manifest tells those who ask, and proves nothing. It stands in
-an MP4 file's comment, in a PNG file's text chunk, in a JPEG file's comment and in a page's script element of
-its own; all of these are lost when the file is encoded anew, which the watermark outlives.
+an MP4 file's comment, in a PNG file's text chunk, in a JPEG file's comment and in a page's meta element; all
+of these are lost when the file is encoded anew, which the watermark outlives.
 """
 
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import struct
@@ -32,7 +33,7 @@ MANIFEST_FORMAT = "headsplat.provenance"
 MANIFEST_VERSION = 1
 PNG_KEYWORD = b"headsplat.provenance"
 JPEG_MARK = b"headsplat.provenance\0"
-PAGE_MARK = '<script type="application/json" id="headsplat-provenance">'
+PAGE_MARK = '<meta name="headsplat-provenance" content="'
 SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for media made by a model that was trained on recordings, as C2PA uses it."""
 
@@ -226,6 +227,8 @@ def to_text(made: Mapping[str, Any]) -> str:
         ValueError: it is larger than ``MOST_BYTES``.
     """
     text = json.dumps(made, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    # Names that look like addresses are none that a page loads; nobody should take them for such.
+    text = text.replace("://", ":\\/\\/")
     if len(text) > MOST_BYTES:
         raise ValueError(f"a manifest may have {MOST_BYTES} bytes; this one has {len(text)}.")
     return text
@@ -311,8 +314,8 @@ def from_jpeg(jpeg: bytes) -> dict[str, Any] | None:
 
 
 def in_page(page: str, made: Mapping[str, Any]) -> str:
-    """Return an HTML page with the manifest as a script element of data, at the end of its head."""
-    element = f"{PAGE_MARK}{to_text(made)}</script>"
+    """Return an HTML page with the manifest as a meta element, at the end of its head."""
+    element = f'{PAGE_MARK}{html.escape(to_text(made))}">'
     place = page.find("</head>")
     return page + element if place < 0 else page[:place] + element + page[place:]
 
@@ -323,8 +326,9 @@ def from_page(page: str) -> dict[str, Any] | None:
     if place < 0:
         return None
     start = place + len(PAGE_MARK)
-    end = page.find("</script>", start, start + MOST_BYTES + 9)
-    return None if end < 0 else from_text(page[start:end])
+    # Escaping makes six characters of a quote at most.
+    end = page.find('"', start, start + 6 * MOST_BYTES + 1)
+    return None if end < 0 else from_text(html.unescape(page[start:end]))
 
 
 def from_video(path: Path) -> dict[str, Any] | None:
