@@ -34,8 +34,10 @@ from avatar.cli_eval import capture_of, evaluate_run
 from avatar.cli_export import export
 from avatar.cli_film import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
+from avatar.cli_inspect import inspect_file
 from avatar.cli_live import send
 from avatar.cli_tools import doctor, sample
+from avatar.cli_view import view
 from avatar.console import ProgressDisplay, console
 
 app = tyro.extras.SubcommandApp()
@@ -55,6 +57,9 @@ def create(
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    who: str | None = None,
+    consent: str | None = None,
+    watermark: bool = True,
     view: bool = False,
     port: int = 8080,
     json_file: JsonFile = None,
@@ -76,6 +81,9 @@ def create(
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
         overwrite: replace what another clip, or a fit with other settings, left in the output folder.
+        who: name of the person shown; kept in the avatar and told by everything exported from it.
+        consent: what the person agreed to, in a sentence; kept and told like the name.
+        watermark: mark the avatar's pictures in the preview invisibly (docs/sharing.md).
         view: watch the fit in the browser: any side, pause, stop early and keep.
         port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
         json_file: also write the evaluation to this file.
@@ -113,10 +121,12 @@ def create(
             resume=resume,
             overwrite=not resume,
             port=port if view else None,
+            who=who,
+            consent=consent,
         )
         copy_file(output / "me.run" / "avatar.avatar", output / "me.avatar")
         avatar = Avatar.load(output / "me.avatar")  # measured as it is stored
-        result = evaluate_run(avatar, captured, output / "me.run", report)
+        result = evaluate_run(avatar, captured, output / "me.run", report, watermark=watermark)
     for name in ("eval.json", "preview.mp4", "report.html"):
         copy_file(output / "me.run" / "eval" / name, output / name)
     write_json_file(json_file, result)
@@ -195,6 +205,8 @@ def train(
     deformer: Deformer = "branches",
     steps: int | None = None,
     seed: int = 0,
+    who: str | None = None,
+    consent: str | None = None,
     view: bool = False,
     port: int = 8080,
 ) -> None:
@@ -210,6 +222,8 @@ def train(
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
+        who: name of the person shown; kept in the avatar and told by everything exported from it.
+        consent: what the person agreed to, in a sentence; kept and told like the name.
         view: watch it in the browser: any side, pause, stop early and keep.
         port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
     """
@@ -227,6 +241,8 @@ def train(
             resume=resume,
             overwrite=overwrite,
             port=port if view else None,
+            who=who,
+            consent=consent,
         )
     console.print(f"The avatar is {output}/avatar.avatar. Next: avatar eval {output}")
 
@@ -236,6 +252,7 @@ def evaluate_command(
     run: tyro.conf.Positional[Path],
     /,
     max_side: int | None = None,
+    watermark: bool = True,
     json_file: JsonFile = None,
 ) -> None:
     """Measure a run's avatar on the held-out frames; write eval.json, preview.mp4, report and pictures.
@@ -244,6 +261,7 @@ def evaluate_command(
         run: a folder that `avatar train` made.
         max_side: longer side at which pictures are compared, pixels; where not given, the one at which
             the avatar was trained. Numbers taken at different sizes do not compare.
+        watermark: mark the avatar's pictures in the preview invisibly; what is measured is never marked.
         json_file: also write the numbers to this file; - prints them.
     """
     from avatar.export.report import warnings_of
@@ -253,7 +271,7 @@ def evaluate_command(
         raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
     avatar = Avatar.load(run / "avatar.avatar")
     with ProgressDisplay() as report:
-        result = evaluate_run(avatar, capture_of(run), run, report, max_side)
+        result = evaluate_run(avatar, capture_of(run), run, report, max_side, watermark=watermark)
     warnings = warnings_of(result)
     write_json_file(json_file, result)
     if json_file is None:
@@ -288,6 +306,7 @@ def render(
     size: tuple[int, int] | None = None,
     background: tuple[float, float, float] | None = None,
     frames: int | None = None,
+    watermark: bool = True,
 ) -> None:
     """Let an avatar move and write the video.
 
@@ -302,8 +321,10 @@ def render(
         size: width and height in pixels; the capture's where not given.
         background: red, green and blue from 0 to 1; white where not given.
         frames: frames at most; all where not given.
+        watermark: mark the pictures invisibly as those of this avatar (docs/sharing.md).
     """
     from avatar.export.alpha_video import ALPHA_CODECS
+    from avatar.export.signature import Signature
 
     if frames is not None and frames < 1:
         raise InputError(f"--frames must be at least 1; got {frames}.")
@@ -325,33 +346,15 @@ def render(
             total=len(source),
             report=report,
         )
-        written = film(output, pictures, source.fps, source, transparent=transparent)
+        signature = Signature(model, watermark=watermark)
+        written = film(output, pictures, source.fps, source, signature, transparent=transparent)
     console.print(f"{output}: {written} frames at {source.fps:g} frames/s")
 
 
-@app.command
-def view(
-    path: tyro.conf.Positional[Path],
-    /,
-    port: int = 8080,
-) -> None:
-    """Look at an avatar in the browser: any side, 52 sliders, gaze, the captured motion; or at a capture.
-
-    Args:
-        path: a .avatar file, a .capture folder, a run (finished or not), or a folder that `avatar create`
-            made.
-        port: port on this machine (127.0.0.1; nothing is served beyond it).
-    """
-    from viewer.opening import open_path, serve
-
-    serve(
-        open_path(path, port=port),
-        ready=lambda url: console.print(f"The viewer is at {url} (Ctrl-C ends it)"),
-    )
-
-
+app.command(name="view")(view)
 app.command(name="export")(export)
 app.command(name="bench")(bench)
+app.command(name="inspect")(inspect_file)
 app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
 app.command(name="send")(send)

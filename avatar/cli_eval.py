@@ -20,7 +20,13 @@ REGION_FRAMES = 4
 
 
 def evaluate_run(
-    avatar: Avatar, captured: Capture, run: Path, report: Any, max_side: int | None = None
+    avatar: Avatar,
+    captured: Capture,
+    run: Path,
+    report: Any,
+    max_side: int | None = None,
+    *,
+    watermark: bool = True,
 ) -> dict[str, Any]:
     """Measure, and write eval.json, preview.mp4, pictures and report.html to ``run / "eval"``.
 
@@ -30,11 +36,13 @@ def evaluate_run(
         run: the run's folder.
         report: listener of progress.
         max_side: longer side at which pictures are compared; None for the one trained at.
+        watermark: mark the avatar's pictures in the preview; what is measured is never marked.
     """
     import numpy as np
 
     from avatar.export.report import write_picture, write_report
     from avatar.export.report_pictures import make_pictures, slider_sheet, tile_sheet
+    from avatar.export.signature import Signature
     from avatar.export.video import VideoWriter, contact_sheet
     from avatar.tensorfile import write_json
     from avatar.train.evaluate import EvaluateConfig, evaluate
@@ -47,15 +55,20 @@ def evaluate_run(
     output = run / "eval"
     output.mkdir(parents=True, exist_ok=True)
     start_s = begin / captured.fps
+    signature = Signature(avatar, watermark=watermark)
     with (
         VideoWriter(
-            output / "preview.mp4", captured.fps, audio=captured.audio, audio_start_s=start_s
+            output / "preview.mp4",
+            captured.fps,
+            audio=captured.audio,
+            audio_start_s=start_s,
+            manifest=signature.manifest("video/mp4", "preview.mp4"),
         ) as preview,
         FaceDetector() as detector,
     ):
 
         def on_picture(frame: int, truth: Any, picture: Any) -> None:
-            preview.write(np.concatenate([truth, picture], 1))
+            preview.write(np.concatenate([truth, signature.marked(picture)], 1))
             if frame in shown or not pairs:
                 pairs.append((frame, truth, picture))
 
@@ -74,9 +87,14 @@ def evaluate_run(
         [f"frame {frame}" for frame, _, _ in pairs],
     )
     pictures = make_pictures(avatar, captured, result, sheet, region_tiles(captured, result))
-    write_picture(output / "contact_sheet.jpg", sheet)
-    write_picture(output / "sliders.jpg", slider_sheet(pictures.sliders))
-    write_picture(output / "turntable.jpg", tile_sheet(pictures.turntable))
+    for name, picture in (
+        ("contact_sheet.jpg", sheet),
+        ("sliders.jpg", slider_sheet(pictures.sliders)),
+        ("turntable.jpg", tile_sheet(pictures.turntable)),
+    ):
+        # Sheets mix in what was filmed, which must not be marked as made.
+        sheet_manifest = Signature(avatar, watermark=False).manifest("image/jpeg", name)
+        write_picture(output / name, picture, sheet_manifest)
     write_json(output / "eval.json", result)
     facts = run_facts(avatar, captured, run)
     write_report(output / "report.html", avatar, captured, result, pictures, facts)

@@ -41,6 +41,7 @@ def export(
     background: str | None = None,
     axes: Axes = "opengl",
     overwrite: bool = False,
+    watermark: bool = True,
 ) -> None:
     """Write an avatar in another program's format: Gaussians, pictures, videos or its motion.
 
@@ -51,7 +52,8 @@ def export(
         format: one of `avatar export --list`; told by the suffix of the output where not given.
         list_formats: print the formats and what opens them, and do nothing else.
         drive: what moves it, as in `avatar render`: self, a capture folder, a clip, or a .csv or .json
-            file of ARKit weights. Videos and png folders take self where not given.
+            file of ARKit weights. Videos and png folders take self where not given; a page (html) does
+            where the capture is at hand.
         frame: export this one frame of the motion, counted from 0.
         frames: frames at most; all where not given.
         fps: frames a second of the result; the motion's own where not given.
@@ -63,6 +65,7 @@ def export(
         axes: of Gaussians: opengl is y up, z towards the viewer; opencv is y down, z away, which many
             viewers expect of .ply and .splat files (an avatar upside down is one that wants it).
         overwrite: replace a folder of frames that is not empty.
+        watermark: mark pictures and videos invisibly as those of this avatar (docs/sharing.md).
     """
     if list_formats:
         print(formats_table())
@@ -92,6 +95,7 @@ def export(
                 background_named=background is not None,
                 axes=axes,
                 overwrite=overwrite,
+                watermark=watermark,
                 report=report,
             )
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avatar.checks import InputError
-from avatar.cli_common import CameraName, driving_source, open_avatar
+from avatar.cli_common import CameraName, driving_source, find_capture, open_avatar
 from avatar.cli_film import film, pictures_of
 from avatar.types import Gaussians, HeadState
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from avatar.capture_data import Capture
     from avatar.drive.motion import FaceMotion
     from avatar.drive.source import Source
+    from avatar.export.signature import Signature
     from avatar.model.avatar import Avatar
 
 Axes = Literal["opengl", "opencv"]
@@ -60,6 +61,7 @@ class Export:
     """Whether the user chose it."""
     axes: Axes
     overwrite: bool
+    watermark: bool
     report: Any
 
 
@@ -218,6 +220,7 @@ def _png(job: Export) -> str:
     from avatar.export.sequence import new_folder, numbered, write_png
 
     model, home = _opened(job)
+    signature = _signature(job, model)
     if job.output.suffix.lower() == ".png" and not job.output.is_dir():
         if job.drive is not None and job.frame is None:
             raise InputError(
@@ -225,12 +228,16 @@ def _png(job: Export) -> str:
                 "picture with --frame."
             )
         (picture,) = _pictures(job, model, _batch_of_one(_single(job, model, home)))
-        write_png(job.output, picture)
+        made = signature.manifest("image/png", job.output.name)
+        write_png(job.output, signature.marked(picture), made)
         return f"{picture.shape[1]} x {picture.shape[0]} pixels"
     motion = _motion(job, model, home)
     with new_folder(job.output, overwrite=job.overwrite) as folder:
         for i, picture in enumerate(_pictures(job, model, motion.states)):
-            write_png(folder / numbered(i, ".png"), picture)
+            name = numbered(i, ".png")
+            write_png(
+                folder / name, signature.marked(picture), signature.manifest("image/png", name)
+            )
     return f"{len(motion.states)} pictures, {motion.fps:g} a second ({numbered(0, '.png')} and on)"
 
 
@@ -270,9 +277,35 @@ def _video(job: Export) -> str:
     motion = _motion(job, model, home)
     pictures = _pictures(job, model, motion.states)
     frames = film(
-        job.output, pictures, motion.fps, motion.source, transparent=job.background is None
+        job.output,
+        pictures,
+        motion.fps,
+        motion.source,
+        _signature(job, model),
+        transparent=job.background is None,
     )
     return f"{frames} frames at {motion.fps:g} frames/s"
+
+
+def _signature(job: Export, model: Avatar) -> Signature:
+    from avatar.export.signature import Signature
+
+    return Signature(model, watermark=job.watermark)
+
+
+def _html(job: Export) -> str:
+    from avatar.export.web import PageClip, write_page
+
+    _need_file(job.output)
+    model, home = _opened(job)
+    clips = []
+    if job.drive is not None or find_capture(home) is not None:
+        motion = _motion(job, model, home)
+        name = "captured" if job.drive in (None, "self") else Path(job.drive).stem
+        sound = motion.source.audio
+        clips.append(PageClip(name, motion.states, motion.fps, sound, motion.source.audio_start_s))
+    page = write_page(job.output, model, clips, title=str(model.header.get("who") or "Avatar"))
+    return f"{page.gaussians} Gaussians, {page.clips} motions, {page.bytes / 1e6:.1f} MB"
 
 
 def _arkit(job: Export) -> str:
@@ -397,6 +430,13 @@ FORMATS: dict[str, Format] = {
             "everything",
             _png,
         ),
+        Format(
+            "html",
+            (".html",),
+            "one web page that poses and draws the avatar itself, with its motion and sound",
+            "every browser with WebGL2, from disk, offline",
+            _html,
+        ),
         Format("mp4", (".mp4",), "a video, H.264, with sound", "everything", _mp4),
         Format(
             "webm",
@@ -422,3 +462,33 @@ FORMATS: dict[str, Format] = {
     )
 }
 """All formats by name, in the order in which they are listed."""
+
+
+def posed_exports() -> dict[str, tuple[str, Callable[[Path, Avatar, HeadState], object]]]:
+    """Return what the viewer's export panel offers: label to suffix and function, Gaussians as they show."""
+
+    def of(
+        load: Callable[[], Callable[[Path, Gaussians], None]],
+    ) -> Callable[[Path, Avatar, HeadState], object]:
+        def write(path: Path, model: Avatar, state: HeadState) -> None:
+            import torch
+
+            with torch.no_grad():
+                load()(path, model.pose(state))
+
+        return write
+
+    def page(path: Path, model: Avatar, state: HeadState) -> None:
+        from avatar.export.web import write_page
+
+        write_page(path, model, title=str(model.header.get("who") or "Avatar"))
+
+    loaders = {
+        "ply": _write_ply,
+        "compressed-ply": _write_compressed_ply,
+        "spz": _write_spz,
+        "splat": _write_splat,
+        "glb": _write_glb,
+    }
+    known = {name: (FORMATS[name].suffixes[0], of(load)) for name, load in loaders.items()}
+    return known | {"html (web page)": (".html", page)}

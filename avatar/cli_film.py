@@ -14,6 +14,7 @@ from avatar.types import HeadState
 
 if TYPE_CHECKING:
     from avatar.drive.source import Source
+    from avatar.export.signature import Signature
     from avatar.model.avatar import Avatar
 
 
@@ -37,9 +38,15 @@ def pictures_of(
 
 
 def film(
-    output: Path, pictures: Iterable[Any], fps: float, source: Source, *, transparent: bool
+    output: Path,
+    pictures: Iterable[Any],
+    fps: float,
+    source: Source,
+    signature: Signature,
+    *,
+    transparent: bool,
 ) -> int:
-    """Write pictures as a video with the source's sound; return how many there were.
+    """Write pictures as a signed video with the source's sound; return how many there were.
 
     A transparent video is VP9 or ProRes by the output's suffix, any other H.264.
     """
@@ -47,7 +54,10 @@ def film(
     from avatar.export.video import VideoWriter
 
     kind = AlphaVideoWriter if transparent else VideoWriter
-    with kind(output, fps, audio=source.audio, audio_start_s=source.audio_start_s) as video:
+    made = signature.manifest(f"video/{output.suffix.lower().lstrip('.')}", output.name)
+    with kind(
+        output, fps, audio=source.audio, audio_start_s=source.audio_start_s, manifest=made
+    ) as video:
         for picture in pictures:
-            video.write(picture)
+            video.write(signature.marked(picture))
     return video.frames

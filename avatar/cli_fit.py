@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avatar.checks import InputError
 from avatar.console import console
 
 if TYPE_CHECKING:
@@ -28,10 +29,33 @@ def fit_run(
     resume: bool,
     overwrite: bool,
     port: int | None,
+    who: str | None = None,
+    consent: str | None = None,
 ) -> Avatar:
-    """Fit, with a viewer on ``port`` that looks on unless that is None."""
+    """Fit, with a viewer on ``port`` that looks on unless that is None.
+
+    Args:
+        who: the name of the person shown, and ``consent`` what they agreed to; of a run that goes on, the
+            texts it had are kept where none are given.
+    """
+    from avatar.export.provenance import (
+        MOST_CONSENT,
+        MOST_WHO,
+        checked_text,
+        read_header,
+        set_facts,
+        today,
+    )
     from avatar.train.loop import fit
 
+    # Said before hours of work rather than after.
+    who = checked_text("--who", who, MOST_WHO)
+    consent = checked_text("--consent", consent, MOST_CONSENT)
+    path, created = run / "avatar.avatar", today().date().isoformat()
+    known = {}
+    if resume and path.is_file():
+        with suppress(InputError):  # damaged: it is written anew
+            known = read_header(path)
     with ExitStack() as stack:
         listener = None
         if port is not None:
@@ -41,7 +65,7 @@ def fit_run(
                 console.print(f"Watch it at {url}")
 
             listener = stack.enter_context(TrainingView(captured, port=port, ready=ready))
-        return fit(
+        avatar = fit(
             captured,
             run,
             config,
@@ -50,6 +74,10 @@ def fit_run(
             report=report,
             listener=listener,
         )
+    who = known.get("who") if who is None else who
+    consent = known.get("consent") if consent is None else consent
+    set_facts(path, who=who, consent=consent, created=known.get("created", created))
+    return avatar
 
 
 def claim_run(
@@ -101,7 +129,6 @@ def _free_name(output: Path, preset: str) -> Path:
 
 def _preset_of(run: Path) -> str:
     """Return the name of the preset a run was started with, "other" where it is none of today's."""
-    from avatar.checks import InputError
     from avatar.train.run_folder import read_run
     from configs import PRESETS
 

@@ -91,7 +91,7 @@ def face_avatar(deformer: str = "branches", skin: int = 1500, torso: int = 300) 
         deformer=deformer,
         settings=settings,
         generator=generator,
-        header={"subject": "<Ada> & co", "consent": "Ada agreed.", "source_sha256": "f00"},
+        header={"who": "<Ada> & co", "consent": "Ada agreed.", "source_sha256": "f00"},
     )
     with torch.no_grad():
         for name, value in avatar.deformer.named_parameters():

@@ -17,8 +17,8 @@ from viewer.capture_app import CaptureApp
 from viewer.panel_output import ExportFunction
 from viewer.sources import SpokenClip
 
-LiveSources = Callable[[Avatar], Mapping[str, Callable[[], LiveDriver]]]
-"""Takes the avatar; returns label to opener, as ``ViewerApp`` takes them."""
+LiveSources = Callable[[Avatar, Track | None], Mapping[str, Callable[[], LiveDriver]]]
+"""Takes the avatar and its own track, None where that is not at hand; returns label to opener, as ``ViewerApp`` takes them."""
 Speaker = Callable[[Avatar], Callable[[str], SpokenClip] | None]
 """Takes the avatar; returns what makes speech of a text, None where nothing here can."""
 
@@ -66,7 +66,7 @@ def open_path(
         track=track,
         audio=None if capture is None else capture.audio,
         capture=capture,
-        live=None if live is None else live(avatar),
+        live=None if live is None else live(avatar, track),
         say=None if say is None else say(avatar),
         exports=exports,
         host=host,

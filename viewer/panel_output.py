@@ -16,6 +16,8 @@ from PIL import Image
 
 from avatar.checks import InputError
 from avatar.export.ply import write_ply
+from avatar.export.provenance import in_png
+from avatar.export.signature import Signature
 from avatar.model.avatar import Avatar
 from avatar.types import HeadState
 from viewer.cameras import ClientView
@@ -121,8 +123,12 @@ class OutputPanel:
         if client is None or view is None:
             return
         buffer = io.BytesIO()
-        Image.fromarray(still(self._stage, self._stage.moment, view)).save(buffer, format="png")
-        client.send_file_download("avatar.png", buffer.getvalue(), save_immediately=True)
+        moment = self._stage.moment
+        signature = Signature(moment.avatar)
+        picture = signature.marked(still(self._stage, moment, view))
+        Image.fromarray(picture).save(buffer, format="png")
+        content = in_png(buffer.getvalue(), signature.manifest("image/png", "avatar.png"))
+        client.send_file_download("avatar.png", content, save_immediately=True)
 
     def _export(self, client: viser.ClientHandle | None) -> None:
         if client is None:

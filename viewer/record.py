@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from avatar.checks import InputError
+from avatar.export.signature import Signature
 from avatar.export.video import VideoWriter
 from viewer.cameras import ClientView
 from viewer.stage import Moment, Stage, posed_gaussians
@@ -110,13 +111,17 @@ def write_take(path: Path, take: Take, stage: Stage, progress: Callable[[int, in
         raise InputError("Nothing was recorded: the browser had no picture yet. Record for longer.")
     first = take.frames[0][1]
     size: tuple[int, int] | None = None
-    with VideoWriter(path, FPS, audio=take.audio, audio_start_s=take.audio_start_s) as writer:
+    signature = Signature(take.frames[0][0].avatar)
+    made = signature.manifest("video/mp4", path.name)
+    with VideoWriter(
+        path, FPS, audio=take.audio, audio_start_s=take.audio_start_s, manifest=made
+    ) as writer:
         picture, drawn = np.empty(0), None
         for index, (moment, view) in enumerate(take.frames):
             # A window that changed its shape meanwhile keeps the video's.
             view = replace(view, width=first.width, height=first.height)
             if drawn != (moment.version, view):
-                picture = still(stage, moment, view)
+                picture = signature.marked(still(stage, moment, view))
                 drawn = (moment.version, view)
             size = size or (picture.shape[0], picture.shape[1])
             if picture.shape[:2] == size:

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from avatar.checks import InputError
-from avatar.export.video import BT709, SOUND_BIT_RATE, SOUND_RATE, VideoWriter, _read_sound
+from avatar.export.video import BT709, SOUND_BIT_RATE, SOUND_RATE, VideoWriter, read_sound
 from avatar.tensorfile import atomic_path
 
 
@@ -80,12 +80,14 @@ class AlphaVideoWriter(VideoWriter):
     def __enter__(self) -> AlphaVideoWriter:
         """Open the temporary file and read the sound; raises InputError naming what cannot be."""
         codec = alpha_codec(self.path)
-        sound = None if self._audio is None else _read_sound(self._audio, self._audio_start_s)
+        sound = None if self._audio is None else read_sound(self._audio, self._audio_start_s)
         with self._naming_path(), ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self.path))
             self._container = stack.enter_context(
                 av.open(str(temporary), "w", format=codec.container)
             )
+            if self._comment is not None:
+                self._container.metadata["comment"] = self._comment
             self._video = self._container.add_stream(
                 codec.encoder, rate=self._rate, options=codec.options
             )

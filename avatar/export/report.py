@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from avatar.capture_data import Capture
+from avatar.export.provenance import in_jpeg, in_page, manifest
 from avatar.export.report_charts import chart
 from avatar.export.report_pictures import ReportPictures, Tile
 from avatar.model.avatar import Avatar
@@ -92,9 +93,10 @@ def picture_bytes(picture: np.ndarray, quality: int = 92) -> bytes:
     return encoded.tobytes()
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture uint8 [H, W, 3] as JPEG, atomically."""
-    write_bytes(path, picture_bytes(picture))
+def write_picture(path: Path, picture: np.ndarray, made: Mapping[str, Any] | None = None) -> None:
+    """Write a picture uint8 [H, W, 3] as JPEG, atomically, with where it comes from if that is given."""
+    content = picture_bytes(picture)
+    write_bytes(path, content if made is None else in_jpeg(content, made))
 
 
 def left_out(result: dict[str, Any]) -> str:
@@ -190,6 +192,7 @@ def write_report(
         + "\n".join(filter(None, parts))
         + "\n</body></html>\n"
     )
+    page = in_page(page, manifest(avatar, format="text/html", title=path.name))
     write_bytes(path, page.encode())
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from avatar.checks import InputError
+from avatar.export.provenance import in_png
 from avatar.export.splat_common import FULL, naming_path
 from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 from avatar.tensorfile import atomic_path
@@ -101,15 +104,23 @@ def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
+def write_png(path: Path, picture: np.ndarray, manifest: Mapping[str, Any] | None = None) -> None:
     """Write a picture uint8 [H, W, 3] sRGB or [H, W, 4] with straight alpha as PNG, atomically.
+
+    Args:
+        path: the file.
+        picture: what to write.
+        manifest: where it comes from (``avatar.export.provenance``); a text chunk of the file.
 
     Raises:
         InputError: the file cannot be written.
         OSError: the disk is full.
     """
     with naming_path(path), atomic_path(Path(path)) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG")
+        png = buffer.getvalue()
+        temporary.write_bytes(png if manifest is None else in_png(png, manifest))
 
 
 def at_rate(states: HeadState, fps: float, wanted_fps: float) -> HeadState:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw, ImageFont
 
 from avatar.checks import InputError
+from avatar.export.provenance import to_text
 from avatar.tensorfile import atomic_path
 
 CRF = 18
@@ -46,7 +48,13 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: Path, fps: float, *, audio: Path | None = None, audio_start_s: float = 0.0
+        self,
+        path: Path,
+        fps: float,
+        *,
+        audio: Path | None = None,
+        audio_start_s: float = 0.0,
+        manifest: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare to write; nothing is touched before the block is entered.
 
@@ -55,6 +63,7 @@ class VideoWriter:
             fps: frames a second, up to 1000.
             audio: a sound file or a clip with sound; None for a silent video.
             audio_start_s: where in ``audio`` the first frame lies, seconds.
+            manifest: where the pictures come from (``avatar.export.provenance``); the file's comment.
         """
         if not 0 < fps <= 1000:
             raise ValueError(f"fps must lie in (0, 1000]; got {fps}.")
@@ -65,6 +74,7 @@ class VideoWriter:
         self._rate = Fraction(fps).limit_denominator(1001)
         self._audio = audio
         self._audio_start_s = audio_start_s
+        self._comment = None if manifest is None else to_text(manifest)
         self._size: tuple[int, int] | None = None
         self._samples_written = 0
 
@@ -77,6 +87,8 @@ class VideoWriter:
             self._container = stack.enter_context(
                 av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
             )
+            if self._comment is not None:
+                self._container.metadata["comment"] = self._comment
             self._video = self._container.add_stream(
                 "libx264", rate=self._rate, options={"crf": str(CRF)}
             )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatar.checks import InputError
+from avatar.export.provenance import in_page
+from avatar.export.signature import Signature
 from avatar.export.web_format import PageClip as PageClip  # handed on with the writers
 from avatar.export.web_format import encode
 from avatar.model.avatar import Avatar
@@ -63,7 +65,8 @@ def write_page(
             written.
     """
     packed = encode(avatar, clips, title=title, facts=facts)
-    text = page_text(packed, title)
+    made = Signature(avatar, watermark=False).manifest("text/html", Path(path).name)
+    text = in_page(page_text(packed, title).decode(), made).encode()
     _write(Path(path), text)
     return PageFacts(Path(path), len(text), len(avatar), len(clips))
 

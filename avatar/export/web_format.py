@@ -47,8 +47,7 @@ LOOK_IN_FILES = (0.60, 0.52)
 avatar.drive.motion.GAZE_AT_FULL_LOOK, whose reason stands there; a test compares the two."""
 
 FACTS = {
-    "subject": "Shows",
-    "person": "Shows",
+    "who": "Shows",
     "consent": "Consent",
     "created": "Created",
     "source_sha256": "Source clip (SHA-256)",
