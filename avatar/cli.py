@@ -53,6 +53,7 @@ def create(
     mask: Path | None = None,
     mirrored: bool = False,
     max_side: int = 4096,
+    focal_mm: float | None = None,
     deformer: Deformer = "branches",
     steps: int | None = None,
     seed: int = 0,
@@ -77,6 +78,8 @@ def create(
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
         mirrored: the clip is mirrored, as some selfie apps save it: flip it back.
         max_side: longer side of the stored frames, pixels; larger ones are scaled down.
+        focal_mm: the camera's focal length in 35 mm equivalents (about 26 for a phone's main camera, 24 for
+            its front one); found in the clip where not given.
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
@@ -108,6 +111,7 @@ def create(
             mask=mask,
             mirrored=mirrored,
             max_side=max_side,
+            focal_mm=focal_mm,
             overwrite=overwrite,
         )
         resume, kept = claim_run(output, captured, config, overwrite=overwrite)
@@ -154,6 +158,7 @@ def capture(
     mask: Path | None = None,
     mirrored: bool = False,
     max_side: int = 4096,
+    focal_mm: float | None = None,
     overwrite: bool = False,
     guide: bool = False,
 ) -> None:
@@ -165,6 +170,8 @@ def capture(
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
         mirrored: the clip is mirrored, as some selfie apps save it: flip it back.
         max_side: longer side of the stored frames, pixels; larger ones are scaled down.
+        focal_mm: the camera's focal length in 35 mm equivalents (about 26 for a phone's main camera, 24 for
+            its front one); found in the clip where not given.
         overwrite: replace what another clip left in the output folder.
         guide: print the page to follow when filming (what to do, for how long) and do nothing else.
     """
@@ -187,6 +194,7 @@ def capture(
             mask=mask,
             mirrored=mirrored,
             max_side=max_side,
+            focal_mm=focal_mm,
             overwrite=overwrite,
         )
     console.print(f"{captured.frames} frames at {captured.fps:g} frames/s in {output}.")

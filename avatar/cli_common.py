@@ -67,13 +67,14 @@ def captured_clip(
     mask: Path | None = None,
     mirrored: bool = False,
     max_side: int | None = None,
+    focal_mm: float | None = None,
     overwrite: bool = False,
 ) -> Capture:
     """Capture a clip, or open what is captured of it already; raises InputError for what cannot be."""
     from capture.ingest import MIN_SIDE
     from capture.pipeline import CaptureConfig, capture_video
 
-    config = CaptureConfig(mask=mask, mirrored=mirrored, overwrite=overwrite)
+    config = CaptureConfig(mask=mask, mirrored=mirrored, focal_mm=focal_mm, overwrite=overwrite)
     if max_side is not None:
         if max_side < MIN_SIDE:
             raise InputError(

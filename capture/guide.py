@@ -38,6 +38,12 @@ SETUP: tuple[tuple[str, str], ...] = (
         "saves the mirrored picture needs the option --mirrored afterwards.",
     ),
     (
+        "Lens",
+        "If you know the camera's focal length in 35 mm equivalents (a phone's main camera has about 26, "
+        "video often 28), give it afterwards with --focal-mm: depth comes out truer, above all of a short "
+        "clip.",
+    ),
+    (
         "You",
         "Alone in the picture. Hair off the eyes and brows, no glasses, no hand at the face. "
         "A plain background helps.",

@@ -34,6 +34,12 @@ from capture.validity import Validity, judge_frames
 MATTER, TRACKER = 2, 2
 """Versions of what makes masks and tracks: raised where a capture made before should be made anew."""
 
+STATED_FOCAL_SPREAD = 0.01
+"""Relative sigma of a focal length that the user states: makers round it, and stabilisation crops."""
+SHORTEST_MM, LONGEST_MM = 10.0, 400.0
+"""35 mm equivalents between which a stated focal length must lie: from an action camera to a cropped
+studio shot."""
+
 
 @dataclass(frozen=True)
 class CaptureConfig:
@@ -53,6 +59,10 @@ class CaptureConfig:
     mask: Path | None = None
     """A clip of the person's mask (white on black), as many pictures as the video; None makes the
     mask from the video."""
+    focal_mm: float | None = None
+    """The camera's focal length as its maker states it, in 35 mm equivalents: the picture's longer side
+    taken for 36 mm. None finds it in the clip, which a short one or a head that hardly turns tells only
+    to about a tenth."""
     overwrite: bool = False
     """Replace the capture of another video, or a damaged one, in the same folder instead of
     refusing. A folder that holds anything but a capture is refused all the same."""
@@ -61,6 +71,13 @@ class CaptureConfig:
     def ingest(self) -> IngestConfig:
         """The part that decides the frames."""
         return IngestConfig(self.max_side, self.max_fps, self.max_frames, self.mirrored)
+
+    @property
+    def track(self) -> TrackConfig:
+        """The part that decides the track."""
+        if self.focal_mm is None:
+            return TrackConfig()
+        return TrackConfig(focal_widths=self.focal_mm / 36, focal_spread=STATED_FOCAL_SPREAD)
 
 
 def capture_video(
@@ -88,6 +105,11 @@ def capture_video(
     """
     video = _only_video(videos)
     output = Path(output)
+    if config.focal_mm is not None and not SHORTEST_MM <= config.focal_mm <= LONGEST_MM:
+        raise InputError(
+            f"--focal-mm must lie between {SHORTEST_MM:g} and {LONGEST_MM:g} (35 mm equivalents, about 26 "
+            f"for a phone's main camera); got {config.focal_mm:g}. Leave it out to find it in the clip."
+        )
     clip = probe(video, config.ingest)
     mask = None if config.mask is None else probe(Path(config.mask), config.ingest)
     sha256 = sha256_of(video)
@@ -95,7 +117,7 @@ def capture_video(
         stages = claim(output, sha256, config.overwrite)
         ingest = _ingest_stage(stages, clip, output, config, report)
         matte = _matte_stage(stages, ingest, mask, output, report)
-        track = _track_stage(stages, ingest, matte, output, report)
+        track = _track_stage(stages, ingest, matte, output, config.track, report)
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             finish(clip, sha256, ingest, matte, track, output)
     return Capture(output)
@@ -133,7 +155,12 @@ def _matte_stage(
 
 
 def _track_stage(
-    stages: Stages, ingest: dict[str, Any], matte: dict[str, Any], output: Path, report: Reporter
+    stages: Stages,
+    ingest: dict[str, Any],
+    matte: dict[str, Any],
+    output: Path,
+    config: TrackConfig,
+    report: Reporter,
 ) -> dict[str, Any]:
     def make() -> dict[str, Any]:
         start = time.perf_counter()
@@ -152,6 +179,7 @@ def _track_stage(
             fps=ingest["fps"],
             splits=splits,
             report=report,
+            config=config,
         )
         track = _in_stored_pixels(fitted.track, scale)
         judged = judge_frames(
@@ -175,7 +203,7 @@ def _track_stage(
             "seconds": {"track": time.perf_counter() - start},
         }
 
-    key = key_of(stages.key("matte"), TRACKER, asdict(TrackConfig()))
+    key = key_of(stages.key("matte"), TRACKER, asdict(config))
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -565,6 +566,21 @@ def test_several_videos_and_none_are_refused(clip: Path, tmp_path: Path) -> None
         with pytest.raises(InputError, match=f"one video for now; got {len(videos)}"):
             capture_video(videos, tmp_path / "me.capture")
     assert not (tmp_path / "me.capture").exists()
+
+
+@pytest.mark.parametrize("stated", [0.0, -26.0, 9.9, 400.1, math.nan, math.inf])
+def test_a_focal_length_that_no_camera_has_is_refused(
+    clip: Path, tmp_path: Path, stated: float
+) -> None:
+    with pytest.raises(InputError, match="--focal-mm must lie between 10 and 400"):
+        capture_video([clip], tmp_path / "me.capture", CaptureConfig(focal_mm=stated))
+    assert not (tmp_path / "me.capture").exists()
+
+
+def test_a_stated_focal_length_is_believed() -> None:
+    believed, found = CaptureConfig(focal_mm=72.0).track, CaptureConfig().track
+    assert believed.focal_widths == 2.0
+    assert believed.focal_spread < 0.05 < found.focal_spread
 
 
 def test_a_given_mask_clip_is_used(clip: Path, prepared: Path, tmp_path: Path) -> None:
