@@ -8,7 +8,6 @@ inside of the mouth: see ``create_features`` and ``mouth``.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -174,7 +173,7 @@ def create_avatar(
     chosen = torch.cat([reference[None], chosen[chosen != reference]])
     views = Views(capture, chosen)
 
-    means, colours, scales, torso_logits, eye, rigid = [], [], [], [], [], []
+    means, colours, scales, opacities, torso_logits, eye, rigid = [], [], [], [], [], [], []
     triangles, weights = [], []
     parts = [
         _face(person, views, config.face, generator),
@@ -188,6 +187,7 @@ def create_avatar(
         means.append(part.means)
         colours.append(part.colours)
         scales.append(torch.as_tensor(part.scale_m).expand(count))
+        opacities.append(torch.as_tensor(part.opacity).expand(count))
         torso_logits.append(part.torso_logits)
         eye.append(torch.full((count,), part.eye, dtype=torch.long))
         rigid.append(part.follow)
@@ -206,7 +206,7 @@ def create_avatar(
         "means": points,
         "quats": torch.tensor([1.0, 0, 0, 0]).repeat(count, 1),
         "log_scales": torch.cat(scales).log()[:, None].repeat(1, 3),
-        "logit_opacities": torch.full((count,), math.log(0.7 / 0.3)),
+        "logit_opacities": torch.logit(torch.cat(opacities)),
         "colours": torch.cat(colours),
         "torso_logits": torch.cat(torso_logits),
     }

@@ -53,11 +53,13 @@ class Part:
     """[n] triangle to hang on where that is known; else the nearest."""
     weights: Tensor | None = None
     """[n, 3] of its corners."""
+    opacity: float | Tensor = 0.7
+    """Of all, or of each [n]."""
 
     def __getitem__(self, index: Tensor) -> Part:
         rows = {"means": self.means, "colours": self.colours, "follow": self.follow}
         rows |= {"torso_logits": self.torso_logits, "triangle": self.triangle}
-        rows |= {"weights": self.weights, "scale_m": self.scale_m}
+        rows |= {"weights": self.weights, "scale_m": self.scale_m, "opacity": self.opacity}
         return replace(
             self, **{k: v[index] if isinstance(v, Tensor) else v for k, v in rows.items()}
         )

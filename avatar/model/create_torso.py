@@ -21,18 +21,23 @@ from avatar.model.create_features import CHIN, Part, nearest_vertex
 from avatar.model.create_views import Views, grid_pixels
 from avatar.rotations import invert_rigid
 
-SHOULDER_Z_M = -0.045
-"""Depth of the shoulders' upper edge behind the middle between the ears."""
+RIDGE_M, ACROMION_M = (0.08, -0.085), (0.18, -0.045)
+"""The shoulders' upper edge at the neck and at its outer end: distance from the middle, and depth from the
+middle between the ears."""
 CHEST_ROUND_M = 0.16
 """How far below the shoulders' edge the chest has come all the way forward."""
-BELOW_PICTURE_M = 0.08
-"""How far the chest goes on below the picture's lower edge."""
-BELOW_COARSER = 1.5
+BEYOND_PICTURE_M = 0.08
+"""How far the chest goes on below the picture's lower edge, and the shoulders beside it."""
+STEEPEST = 3.0
+"""Columns a row, at most, by which an outline goes on beyond the picture."""
+BEYOND_COARSER = 2.0
 """There Gaussians stand so much further apart, and are so much larger."""
 BEHIND_COARSER = 2.5
 """The same for those that the capture's views do not see."""
 BEHIND_SIGMA = 0.75
 """Their standard deviation, in distances between them."""
+SEEN_OPACITY, HIDDEN_OPACITY = 0.7, 0.97
+"""Where the fit sees them it sets them itself; what it does not see must close the surface as it stands."""
 BACKING_M = 0.025
 """Distance of the surface that backs neck and chest."""
 BEHIND_M = 0.09
@@ -58,11 +63,19 @@ class _Torso:
         """
         below = self.chin_y - y
         neck = -0.03 + (0.065**2 - x.clamp(-0.06, 0.06) ** 2).sqrt()
-        front = (0.035 - 1.2 * x**2).clamp(min=SHOULDER_Z_M)
+        edge = _edge_depth(x)
+        front = torch.maximum(0.035 - 1.2 * x**2, edge)
         down = ((self.height_at(x) - y) / CHEST_ROUND_M).clamp(0, 1)
-        chest = torch.lerp(torch.full_like(x, SHOULDER_Z_M), front, (down * (math.pi / 2)).sin())
+        chest = torch.lerp(edge, front, (down * (math.pi / 2)).sin())
         apart = torch.maximum((below - 0.03) / 0.07, (x.abs() - 0.055) / 0.03).clamp(0, 1)
         return torch.lerp(neck, chest, apart)
+
+    def stretch(self, x: Tensor, y: Tensor) -> Tensor:
+        """How much longer [n] the surface at x, y [n] is than it looks from straight ahead, 1 to 3."""
+        h = 0.002
+        along_x = (self.depth(x + h, y) - self.depth(x - h, y)) / (2 * h)
+        along_y = (self.depth(x, y + h) - self.depth(x, y - h)) / (2 * h)
+        return (1 + along_x**2 + along_y**2).sqrt().clamp(max=3.0)
 
     def height_at(self, x: Tensor) -> Tensor:
         """Height of the shoulders' upper edge at x [n]; beyond the ends it stays."""
@@ -79,6 +92,13 @@ class _Torso:
             p = _at_depth(uv, z, views, view)
             z = torch.lerp(z, self.depth(p[:, 0], p[:, 1]), 0.7)
         return _at_depth(uv, z, views, view)
+
+
+def _edge_depth(x: Tensor) -> Tensor:
+    """Depth z [n] of the shoulders' upper edge at x [n], torso frame, metres."""
+    (x_neck, z_neck), (x_side, z_side) = RIDGE_M, ACROMION_M
+    outward = ((x.abs() - x_neck) / (x_side - x_neck)).clamp(0, 1)
+    return z_neck + (z_side - z_neck) * outward
 
 
 def _at_depth(uv: Tensor, z: Tensor, views: Views, view: int) -> Tensor:
@@ -98,7 +118,8 @@ def _torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
         return level
     top = free.argmax(0)[columns]
     uv = torch.from_numpy(np.stack([columns + 0.5, top + 0.5], 1)).float()
-    p = _at_depth(uv, torch.full((len(uv),), SHOULDER_Z_M), views, 0)
+    p = _at_depth(uv, torch.full((len(uv),), ACROMION_M[1]), views, 0)
+    p = _at_depth(uv, _edge_depth(p[:, 0]), views, 0)
     # At the neck the mask's edge is neck, and above the chin it is hair; the line goes straight across.
     p = p[(p[:, 0].abs() > 0.085) & (p[:, 1] < chin_y - 0.01)]
     if len(p) < 8:
@@ -109,8 +130,8 @@ def _torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
 
 def _behind_surface(
     surface: _Torso, views: Views, step: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Back the surface with a coarser one, points and colours [n, 3] as ``_behind_edge`` returns them.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Back the surface with a coarser one; returns what ``_behind_edge`` does.
 
     The fit closes gaps between Gaussians only as its own views see them; from aside there are others, and
     what stands behind them must not be the background.
@@ -122,13 +143,15 @@ def _behind_surface(
     )
     points = surface.meet(uv, views, 0)
     eye = invert_rigid(views.T_cam_torso[0])[:3, 3]
+    # Where the surface slopes away its points stand further apart than they look.
+    stretch = surface.stretch(points[:, 0], points[:, 1])
     points = points + torch.nn.functional.normalize(points - eye, dim=1) * BACKING_M
-    return points, views.sample(0, uv)
+    return points, views.sample(0, uv), stretch
 
 
 def _behind_edge(
     surface: _Torso, views: Views, step: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Let neck and shoulders go on behind their outline in the reference view, as a rounded body does.
 
     No pixel of that view sees it; a camera from aside or from above does.
@@ -140,14 +163,15 @@ def _behind_edge(
         generator: source of randomness.
 
     Returns:
-        Points [n, 3] in the torso frame and their colours [n, 3].
+        Points [n, 3] in the torso frame, their colours [n, 3], and how many times the usual their sizes
+        [n] are.
     """
     mask = (views.masks[0] > 127).astype(np.uint8)
     below = _below_chin(surface.chin_y, views)
     inner = cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=(1.0,))
     rows, columns = np.nonzero((mask > inner) & below)
     if len(rows) == 0:
-        return torch.zeros(0, 3), torch.zeros(0, 3)
+        return torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0)
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 4.0, borderType=cv2.BORDER_REPLICATE)
     inward = np.stack([np.gradient(soft, axis=1), np.gradient(soft, axis=0)], -1)[rows, columns]
     inward = torch.nn.functional.normalize(torch.from_numpy(inward).float(), dim=1)
@@ -168,7 +192,8 @@ def _behind_edge(
     points = start + away * depth[:, None] + flat * aside[:, None]
     keep = (points[:, 1] < surface.chin_y) & (start[:, 2].abs() < 0.2)
     keep &= (start[:, 0].abs() > 0.085) & (depth > 0.03)
-    return points[keep], views.sample(0, uv[which] + 3 * inward[which])[keep]
+    colours = views.sample(0, uv[which] + 3 * inward[which])
+    return points[keep], colours[keep], torch.ones(int(keep.sum()))
 
 
 def _below_chin(chin_y: float, views: Views) -> np.ndarray:
@@ -185,10 +210,10 @@ def torso(person: Person, views: Views, count: int, generator: torch.Generator) 
     that looks from a little further up would see a hole there.
     """
     chin_y = float(person.lattice[CHIN, 1])
-    height = views.masks.shape[1]
     points: list[Tensor] = []
     colours: list[Tensor] = []
     scales: list[Tensor] = []
+    opacities: list[Tensor] = []
     step = 1.0
     surface = _torso_surface(person, views, _without_head(person, views, 0))
     pixels_m = float(views.T_cam_torso[0, 2, 3]) / float(views.camera.K[0, 0])
@@ -200,11 +225,10 @@ def torso(person: Person, views: Views, count: int, generator: torch.Generator) 
         uv = grid_pixels(free, step, generator)
         coarse = torch.zeros(len(uv))
         if order == 0:
-            beyond = round(BELOW_PICTURE_M / pixels_m)
-            cut = np.repeat(free[-1:], beyond, 0)
-            below = grid_pixels(cut, BELOW_COARSER * step, generator) + torch.tensor([0, height])
-            uv = torch.cat([uv, below])
-            coarse = torch.cat([coarse, torch.ones(len(below))])
+            beyond = round(BEYOND_PICTURE_M / pixels_m)
+            more = grid_pixels(_beyond_picture(free, beyond), BEYOND_COARSER * step, generator)
+            uv = torch.cat([uv, more - torch.tensor([beyond, 0])])
+            coarse = torch.cat([coarse, torch.ones(len(more))])
         p = surface.meet(uv, views, view)
         # Where a ray grazes the surface the fixed point runs away; a torso is not out there.
         keep = (p[:, 1] < chin_y + 0.03) & (p[:, 2].abs() < 0.2) & (p[:, 0].abs() < 0.5)
@@ -215,23 +239,66 @@ def torso(person: Person, views: Views, count: int, generator: torch.Generator) 
             keep[torch.randperm(len(p), generator=generator)[int(0.1 * count) :]] = False
         p, uv, coarse = p[keep], uv[keep], coarse[keep]
         points.append(p)
-        scales.append(0.6 * step * pixels_m * torch.where(coarse > 0, BELOW_COARSER, 1.0))
-        mirrored = torch.stack([uv[:, 0], torch.minimum(uv[:, 1], 2 * height - uv[:, 1])], 1)
-        _, there = views.covered(view, mirrored)
-        mirrored[~there, 1] = uv[~there, 1].clamp(max=height - 2)
-        colours.append(views.sample(view, mirrored))
+        opacities.append(torch.where(coarse > 0, HIDDEN_OPACITY, SEEN_OPACITY))
+        scales.append(0.6 * step * pixels_m * torch.where(coarse > 0, BEYOND_COARSER, 1.0))
+        colours.append(views.sample(view, _mirrored(uv, views, view)))
     wide = BEHIND_COARSER * step
-    for more, their_colours in (
+    for more, their_colours, larger in (
         _behind_surface(surface, views, wide, generator),
         _behind_edge(surface, views, wide, generator),
     ):
         points.append(more)
         colours.append(their_colours)
-        scales.append(torch.full((len(more),), BEHIND_SIGMA * wide * pixels_m))
+        scales.append(BEHIND_SIGMA * wide * pixels_m * larger)
+        opacities.append(torch.full((len(more),), HIDDEN_OPACITY))
     p, c, scale = torch.cat(points), torch.cat(colours), torch.cat(scales)
     logits = ((chin_y - 0.03 - p[:, 1]) / 0.015).clamp(-4, 5)
     nan = torch.full((len(p),), float("nan"))
-    return Part(p, c, scale, logits, nan, kind=TORSO)
+    return Part(p, c, scale, logits, nan, kind=TORSO, opacity=torch.cat(opacities))
+
+
+def _beyond_picture(free: np.ndarray, beyond: int) -> np.ndarray:
+    """Continue a mask that the picture cuts, ``free`` [H, W], by ``beyond`` pixels.
+
+    Below the picture the body goes on, and where it leaves the picture at a side its outline does, less
+    and less aslant, as shoulders turn into arms.
+
+    Returns:
+        bool [H + beyond, W + 2 beyond], the picture's own pixels (from column ``beyond`` on) left out.
+    """
+    height, width = free.shape
+    wide = np.zeros((height + beyond, width + 2 * beyond), bool)
+    rows = np.nonzero(free.any(1))[0]
+    if len(rows) == 0 or not free[-1].any():
+        return wide
+    y = np.arange(height + beyond)
+    ends = []
+    for flipped in (False, True):
+        edge = (free[:, ::-1] if flipped else free).argmax(1).astype(float)
+        touching = rows[edge[rows] == 0]
+        last = int(touching[0]) if len(touching) else height - 1
+        above = np.arange(max(int(rows[0]), last - beyond // 3), last + 1)
+        slope = np.polyfit(above, edge[above], 1)[0] if len(above) > 2 else 0.0
+        slope = float(np.clip(slope, -STEEPEST, STEEPEST / 4))
+        further = (1 - np.exp(-(y - last).clip(0) / beyond)) * beyond * slope
+        end = np.where(y <= last, edge[np.minimum(y, height - 1)], edge[last] + further)
+        ends.append(np.round(end).clip(-beyond).astype(int))
+    first, last = ends[0] + beyond, width + beyond - ends[1]
+    columns = np.arange(width + 2 * beyond)
+    wide |= (columns >= first[:, None]) & (columns < last[:, None])
+    wide[: rows[0]] = False
+    wide[:height, beyond : beyond + width] = False
+    return wide
+
+
+def _mirrored(uv: Tensor, views: Views, view: int) -> Tensor:
+    """Bring pixels [n, 2] beyond the picture back into it, mirrored where that falls on the person."""
+    height, width = views.masks.shape[1:]
+    size = torch.tensor([width, height])
+    back = torch.minimum(uv.abs(), 2 * size - uv.abs())
+    _, there = views.covered(view, back)
+    back[~there] = torch.minimum(uv, size - 2.0).clamp(min=1.0)[~there]
+    return back
 
 
 def _without_head(person: Person, views: Views, view: int) -> np.ndarray:
