@@ -70,7 +70,7 @@ cuda:
 # What it builds is part of the repository, so that only who changes the page needs node.
 web:
 	@command -v npm >/dev/null || { echo "npm is missing: install node 20 or newer"; exit 1; }
-	cd viewer/web && npm ci --no-audit --no-fund && npm run --silent check && npm run --silent build
+	cd viewer/web && npm install --no-save --no-audit --no-fund && npm run --silent check && npm run --silent build
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -94,7 +94,7 @@ class LiveBench:
 
 @dataclass(frozen=True)
 class ViewBench:
-    """What the viewer delivers: frames a second to one client and to three, delay of a slider, memory."""
+    """What the viewer delivers (frames a second, delay of a slider, memory), and the web page in Chromium."""
 
     path: tyro.conf.Positional[Path]
     """A run, or a folder that `avatar create` made, with its capture: its motion plays."""
@@ -104,6 +104,8 @@ class ViewBench:
     """Moves of the slider."""
     cycles: int = 100
     """Openings and closings of a client between two readings of memory."""
+    page: bool = True
+    """Measure the web page too: its likeness to our rasterizer and its speed, in headless Chromium."""
     json_file: JsonFile = None
     """Write the numbers to this file instead of a table; - prints them as JSON."""
 
@@ -165,6 +167,7 @@ def _bench_track(what: TrackBench) -> None:
 
 
 def _bench_view(what: ViewBench) -> None:
+    from avatar.export.web_bench import bench_web, print_page
     from viewer.bench import ViewBenchConfig, bench_view, print_table
     from viewer.opening import open_subject
 
@@ -174,8 +177,12 @@ def _bench_view(what: ViewBench) -> None:
     config = ViewBenchConfig(seconds=what.seconds, moves=what.moves, cycles=what.cycles)
     with ProgressDisplay() as report:
         result = bench_view(avatar, track, config, report=report)
+    page = bench_web(avatar) if what.page else None
     if what.json_file is None:
         print_table(result)
+        if page is not None:
+            print_page(page)
+    result["page"] = None if page is None else page.as_json()
     write_json_file(what.json_file, result)
 
 

@@ -127,6 +127,31 @@ def bench_web(avatar: Avatar, *, seed: int = 0, size: int = SIZE) -> WebBench:
     )
 
 
+def print_page(page: WebBench) -> None:
+    """Print what was measured beside what is wanted."""
+    total = page.page_ms + page.draw_ms
+    width, height = page.moving_pixels
+    rows = (
+        ("page, megabytes", f"{page.page_bytes / 1e6:.1f}", "<= 15"),
+        ("page to first picture, s", f"{page.load_s:.1f}", ""),
+        ("page against ours at rest, dB", f"{page.psnr_neutral:.1f}", ">= 35"),
+        (
+            f"the same, worst of {len(page.psnr_expressions)} random states",
+            f"{min(page.psnr_expressions):.1f}",
+            ">= 35",
+        ),
+        ("JavaScript that poses, ms a picture", f"{page.pose_ms:.2f}", "<= 3"),
+        ("all JavaScript, ms a picture", f"{page.page_ms:.2f}", ""),
+        ("sort in its worker, ms", f"{page.sort_ms:.1f}", ""),
+        ("share of upload, draw", f"{page.upload_ms / total:.0%}, {page.draw_ms / total:.0%}", ""),
+        (f"frames/s at {SIZE} x {SIZE}", f"{page.frames_per_s:.1f}", ""),
+        (f"frames/s moving, at {width} x {height}", f"{page.moving_frames_per_s:.1f}", ""),
+    )
+    for name, value, wanted in rows:
+        print(f"{name:<36}{value:>16}   {wanted}")
+    print(f"WebGL is drawn by {page.renderer or 'what the browser does not tell'}.")
+
+
 def random_states(avatar: Avatar, count: int, seed: int) -> list[HeadState]:
     """Return states with about a third of the coefficients on, up to what the clip showed.
 
