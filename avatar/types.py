@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from avatar.checks import check
+from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,32 @@ class HeadState:
             self.gaze.to(*args, **kwargs),
             self.T_world_head.to(*args, **kwargs),
             self.T_world_torso.to(*args, **kwargs),
+        )
+
+    def between(self, a: Tensor, b: Tensor, share: Tensor) -> HeadState:
+        """Return states of a batch between pairs of its own.
+
+        Coefficients, gaze and positions are linear in ``share``; rotations turn at constant speed.
+
+        Args:
+            a: [n] int64 indices of those at share 0.
+            b: [n] of those at share 1.
+            share: [n] in [0, 1].
+        """
+
+        def mix(values: Tensor) -> Tensor:
+            return torch.lerp(values[a], values[b], share.reshape(-1, *[1] * (values.ndim - 1)))
+
+        def mix_poses(T: Tensor) -> Tensor:
+            R_a, R_b = T[a, :3, :3], T[b, :3, :3]
+            turn = matrix_to_rotvec(R_a.transpose(-1, -2) @ R_b)
+            return rigid(R_a @ rotvec_to_matrix(share[:, None] * turn), mix(T[:, :3, 3]))
+
+        return HeadState(
+            mix(self.expression),
+            mix(self.gaze),
+            mix_poses(self.T_world_head),
+            mix_poses(self.T_world_torso),
         )
 
 

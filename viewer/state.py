@@ -17,7 +17,6 @@ from avatar.model.avatar import Avatar
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
 from avatar.rig.gaze import gaze_of, look_weights
-from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 from avatar.types import HeadState
 
 NO_MOTION = (
@@ -93,19 +92,8 @@ def between(states: HeadState, position: float) -> HeadState:
     share = min(position - first, 1.0)
     if share < 1e-3 or first + 1 >= len(states):
         return states[first]
-    a, b = states[first], states[first + 1]
-
-    def mixed_pose(one: Tensor, other: Tensor) -> Tensor:
-        turn = matrix_to_rotvec(one[:3, :3].T @ other[:3, :3])
-        R = one[:3, :3] @ rotvec_to_matrix(share * turn)
-        return rigid(R, torch.lerp(one[:3, 3], other[:3, 3], share))
-
-    return HeadState(
-        torch.lerp(a.expression, b.expression, share),
-        torch.lerp(a.gaze, b.gaze, share),
-        mixed_pose(a.T_world_head, b.T_world_head),
-        mixed_pose(a.T_world_torso, b.T_world_torso),
-    )
+    pair = torch.tensor([first]), torch.tensor([first + 1])
+    return states.between(*pair, states.expression.new_tensor([share]))[0]
 
 
 def captured_motion(avatar: Avatar, track: Track | None) -> tuple[HeadState | None, str]:

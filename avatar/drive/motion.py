@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avatar.checks import check
 from avatar.rig.arkit import ARKIT_INDEX
-from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
+from avatar.rotations import rigid, rotvec_to_matrix
 from avatar.types import HeadState
 
 ARKIT_COUNT = len(ARKIT_INDEX)
@@ -198,18 +198,4 @@ def interpolated(states: HeadState, known: Tensor) -> HeadState:
     a, b = index[before], index[after]
     dtype = states.expression.dtype
     share = ((frame - a).to(dtype) / (b - a).clamp(min=1).to(dtype)).clamp(0, 1)
-
-    def mix(values: Tensor) -> Tensor:
-        return torch.lerp(values[a], values[b], share.reshape(-1, *[1] * (values.ndim - 1)))
-
-    def mix_poses(T: Tensor) -> Tensor:
-        R_a, R_b = T[a, :3, :3], T[b, :3, :3]
-        turn = matrix_to_rotvec(R_a.transpose(-1, -2) @ R_b)
-        return rigid(R_a @ rotvec_to_matrix(share[:, None] * turn), mix(T[:, :3, 3]))
-
-    return HeadState(
-        mix(states.expression),
-        mix(states.gaze),
-        mix_poses(states.T_world_head),
-        mix_poses(states.T_world_torso),
-    )
+    return states.between(a, b, share)

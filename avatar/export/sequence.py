@@ -19,7 +19,6 @@ from PIL import Image
 from avatar.checks import InputError
 from avatar.export.provenance import in_png
 from avatar.export.splat_common import FULL, naming_path
-from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 from avatar.tensorfile import atomic_path
 from avatar.types import HeadState
 
@@ -151,18 +150,4 @@ def at_rate(states: HeadState, fps: float, wanted_fps: float) -> HeadState:
     a = place.floor().long()
     b = (a + 1).clamp(max=last)
     share = (place - a).to(states.expression.dtype)
-
-    def mix(values: torch.Tensor) -> torch.Tensor:
-        return torch.lerp(values[a], values[b], share.reshape(-1, *[1] * (values.ndim - 1)))
-
-    def mix_poses(T: torch.Tensor) -> torch.Tensor:
-        R_a, R_b = T[a, :3, :3], T[b, :3, :3]
-        turn = matrix_to_rotvec(R_a.transpose(-1, -2) @ R_b)
-        return rigid(R_a @ rotvec_to_matrix(share[:, None] * turn), mix(T[:, :3, 3]))
-
-    return HeadState(
-        mix(states.expression),
-        mix(states.gaze),
-        mix_poses(states.T_world_head),
-        mix_poses(states.T_world_torso),
-    )
+    return states.between(a, b, share)
