@@ -179,7 +179,7 @@ class StreamDriver:
         are no coefficients or angles, comes from another sender, or after a later one.
         """
         with self._lock:
-            raw, reason = _checked(sample)
+            raw, reason = checked(sample)
             if not reason and self._sender not in (None, sample.sender):
                 if arrival_s - self._last_arrival < self.config.takeover_s:
                     reason = "from another sender"
@@ -388,7 +388,7 @@ class StreamDriver:
         )
 
 
-def _checked(sample: FaceSample) -> tuple[np.ndarray | None, str]:
+def checked(sample: FaceSample) -> tuple[np.ndarray | None, str]:
     """Return the sample's values [59] in one array, or the reason why they cannot be used."""
     weights = np.asarray(sample.weights, np.float64)
     if weights.shape != (ARKIT_COUNT,):
