@@ -66,7 +66,9 @@ class LiveFitConfig:
     detection_sigma: float = 0.004
     """Sigma of detected points, in face widths."""
     sparsity: float = 25.0
-    """Cost of a unit of coefficient against residuals in sigmas."""
+    """Cost of a unit of coefficient against residuals in sigmas. Less of it finds no more: against the
+    known coefficients of a rendered head the median correlation over all of them is 0.38 with 25, 0.34 with
+    10, and 0.25 with 5 and a ``coefficient_sigma`` of 0.4."""
     coefficient_sigma: float = 0.26
     """Sigma of the coefficients about zero."""
     change_sigma: float = 0.05

@@ -50,7 +50,7 @@ SLOW_HZ, FAST_HZ = 1.0, 8.0
 statistics of audiovisual speech, 2009)."""
 SPEECH_S = 0.5
 """Time constant over which that motion is averaged."""
-SPEAKING, SILENT = 0.022, 0.015
+SPEAKING, SILENT = 0.016, 0.011
 """Of that motion's level, in units of coefficient: above the one a face seems to speak, below the other
 not any more."""
 COEFFICIENT_SIGMA = 0.08
@@ -188,17 +188,15 @@ class Totals:
     """Samples of which nothing could be used: NaN, out of range, time that did not advance."""
     observed_s: float = 0.0
     """Time between samples with a face."""
-    units: Moments = field(default_factory=Moments)
+    values: Moments = field(default_factory=Moments)
+    """Of the intensities, valence and arousal, the scores and the gaze, in this order."""
     present: np.ndarray = field(default_factory=lambda: np.zeros(len(ACTION_UNITS), int))
     """[A] samples in which a unit was present."""
-    affect: Moments = field(default_factory=Moments)
-    scores: Moments = field(default_factory=Moments)
     named: tuple[int, ...] = (0,) * (len(EMOTIONS) + 1)
     """Samples by the name of their emotion: neutral, then ``EMOTIONS``."""
     head: Moments = field(default_factory=Moments)
     head_path_rad: float = 0.0
     """Angle through which the head turned in all."""
-    gaze: Moments = field(default_factory=Moments)
     ahead: int = 0
     """Samples whose gaze was within ``AHEAD_RAD`` of the usual."""
     blinks: int = 0
@@ -226,6 +224,7 @@ class _Past:
     shifting: bool
     fast: float
     slow: float
+    slower: float
     power: float
     speaking: bool
 
@@ -288,7 +287,7 @@ class Readout:
         if before is None or time_s - before.time_s > GAP_S:
             # Lids that are shut at the beginning have been so for an unknown time: that is no blink.
             past = _Past(
-                time_s, shut, None, head, gaze, False, aperture, aperture, 0.0, False
+                time_s, shut, None, head, gaze, False, aperture, aperture, 0.0, 0.0, False
             )
             return past, False, False, 0.0
         step = time_s - before.time_s
@@ -304,11 +303,14 @@ class Readout:
         shifting = float(np.linalg.norm(gaze - before.gaze)) > SHIFT_RAD_S * step
         fast = before.fast + _share(FAST_HZ, step) * (aperture - before.fast)
         slow = before.slow + _share(SLOW_HZ, step) * (aperture - before.slow)
+        # Twice, as a mouth that opens slowly and widely would pass a single filter.
+        band = fast - slow
+        slower = before.slower + _share(SLOW_HZ, step) * (band - before.slower)
         power = before.power + (1 - math.exp(-step / SPEECH_S)) * (
-            (fast - slow) ** 2 - before.power
+            (band - slower) ** 2 - before.power
         )
         speaking = math.sqrt(power) > (SILENT if before.speaking else SPEAKING)
-        past = _Past(time_s, shut, closing, head, gaze, shifting, fast, slow, power, speaking)
+        past = _Past(time_s, shut, closing, head, gaze, shifting, fast, slow, slower, power, speaking)
         return past, blinked, shifting and not before.shifting, step
 
     def summary(self) -> dict[str, Any]:
@@ -323,7 +325,9 @@ class Readout:
         def share(seconds: float) -> float | None:
             return seconds / totals.observed_s if totals.observed_s > 0 else None
 
-        def each(moments: Moments, names: tuple[str, ...]) -> dict[str, Any] | None:
+        def each(
+            moments: Moments, names: tuple[str, ...], first: int = 0
+        ) -> dict[str, Any] | None:
             if not moments.count:
                 return None
             parts = {
@@ -331,10 +335,13 @@ class Readout:
             }  # fmt: skip
             return {
                 name: {key: float(np.asarray(value)[i]) for key, value in parts.items()}
-                for i, name in enumerate(names)
+                for i, name in enumerate(names, first)
             }
 
-        units = each(totals.units, UNIT_LABELS)
+        affect_at = len(UNIT_LABELS)
+        scores_at = affect_at + 2
+        gaze_at = scores_at + len(EMOTIONS)
+        units = each(totals.values, UNIT_LABELS)
         for i, label in enumerate(UNIT_LABELS if units else ()):
             units[label]["present_share"] = float(totals.present[i] / valid)  # type: ignore[index]
         shares = [count / valid for count in totals.named] if known else None
@@ -344,8 +351,8 @@ class Readout:
             "frames_refused": totals.refused,
             "observed_s": totals.observed_s,
             "action_units": units,
-            "affect": each(totals.affect, ("valence", "arousal")),
-            "emotion_scores": each(totals.scores, EMOTIONS),
+            "affect": each(totals.values, ("valence", "arousal"), affect_at),
+            "emotion_scores": each(totals.values, EMOTIONS, scores_at),
             "emotion_shares": None
             if shares is None
             else dict(zip(("neutral", *EMOTIONS), shares, strict=True)),
@@ -354,7 +361,7 @@ class Readout:
                 "per_minute": per_minute(totals.blinks),
                 "eyes_shut_share": share(totals.shut_s),
             },
-            "gaze_rad": each(totals.gaze, ("yaw", "pitch")),
+            "gaze_rad": each(totals.values, ("yaw", "pitch"), gaze_at),
             "gaze": {
                 "ahead_share": totals.ahead / valid if known else None,
                 "shifts_per_minute": per_minute(totals.shifts),
@@ -381,14 +388,13 @@ def _counted(totals: Totals, reading: Reading, step: float, before: _Past | None
         totals,
         valid=totals.valid + 1,
         observed_s=totals.observed_s + step,
-        units=totals.units.add(reading.units),
+        values=totals.values.add(
+            np.concatenate([reading.units, reading.affect, reading.emotions, reading.gaze])
+        ),
         present=totals.present + (reading.units >= PRESENT),
-        affect=totals.affect.add(reading.affect),
-        scores=totals.scores.add(reading.emotions),
         named=tuple(named),
         head=totals.head.add(reading.head) if said else totals.head,
         head_path_rad=totals.head_path_rad + turn,
-        gaze=totals.gaze.add(reading.gaze),
         ahead=totals.ahead + bool(np.linalg.norm(reading.gaze) <= AHEAD_RAD),
         blinks=totals.blinks + reading.blinked,
         shifts=totals.shifts + reading.shifted,
