@@ -128,7 +128,9 @@ def own_capture(drive: str, model: Avatar, home: Path) -> Capture | None:
             return None
         return own if bool(own.track.valid.any()) else None
     except InputError:
-        return None  # a usual person's limits then; what is wrong with the capture is not in question
+        return (
+            None  # a usual person's limits then; what is wrong with the capture is not in question
+        )
 
 
 def driving_source(

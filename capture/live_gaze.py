@@ -76,17 +76,21 @@ def iris_gaze(
             sign * (basis[out] - basis[into]) / (2 * GAZE_SIDE_RAD),
             (basis[up] - basis[down]) / (2 * GAZE_UP_RAD),
         )
+
+        def within_the_eye(moved: Tensor, iris: list[int] = iris, frame: list[int] = frame):
+            return moved[:, iris].mean(1) - moved[:, frame].mean(1)
+
         per_rad = torch.stack(
             [
-                (project(model + _STEP * turn, pose, camera) - straight)[:, iris].mean(1) / _STEP
+                within_the_eye(project(model + _STEP * turn, pose, camera) - straight) / _STEP
                 for turn in turns
             ],
             -1,
         )
-        away = (pixels - straight)[:, iris].mean(1) - (pixels - straight)[:, frame].mean(1)
+        away = within_the_eye(pixels - straight)
         # Seen from the side an eye's yaw hardly moves its iris: a little damping, in its own units.
         square = per_rad.transpose(1, 2) @ per_rad
-        damping = 0.05 * square.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1e-3)
+        damping = 0.02 * square.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1e-3)
         square = square + damping[:, None, None] * torch.eye(2)
         right = per_rad.transpose(1, 2) @ away[..., None]
         found.append(torch.linalg.solve(square, right)[..., 0])

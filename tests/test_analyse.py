@@ -78,9 +78,7 @@ def tracked(motion: FaceMotion, missing: tuple[int, ...] = ()) -> Track:
     }
     sizes = {"C": 1, "E": 52, "F": frames, "S": 4, "T": 4}
     tensors = {
-        name: given.get(
-            name, torch.zeros(*(int(sizes.get(dim, dim)) for dim in spec.split()))
-        )
+        name: given.get(name, torch.zeros(*(int(sizes.get(dim, dim)) for dim in spec.split())))
         for name, spec in TRACK_TENSORS.items()
     }
     return Track(**tensors, expression_names=ARKIT_NAMES, rig="lattice", fps=float(FPS))
@@ -135,7 +133,9 @@ def test_every_kind_of_source_reads_alike(sources) -> None:
     for kind, found in read.items():
         assert len(found.readings) == FRAMES, kind
         units = found.series("units")
-        np.testing.assert_allclose(units[:, smile], read["csv"].series("units")[:, smile], atol=1e-4)
+        np.testing.assert_allclose(
+            units[:, smile], read["csv"].series("units")[:, smile], atol=1e-4
+        )
         assert units[:, smile].max() == pytest.approx(4.0, abs=0.01)
         assert found.readout.totals.blinks == 2, kind
         assert found.readout.summary()["emotion_shares"]["happiness"] > 0.2
@@ -149,9 +149,7 @@ def test_a_stream_read_live_is_the_clip_read_afterwards(sources) -> None:
     clip = read_clip(sources["jsonl"])
     offline = analyse(clip)
     live = Readout(offline.calibration)
-    for sample, time_s, expected in zip(
-        clip.samples, clip.time_s, offline.readings, strict=True
-    ):
+    for sample, time_s, expected in zip(clip.samples, clip.time_s, offline.readings, strict=True):
         live, reading = live.update(sample, float(time_s))
         np.testing.assert_array_equal(reading.units, expected.units)
         assert (reading.blinked, reading.speech) == (expected.blinked, expected.speech)

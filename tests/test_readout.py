@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def face(**weights: float) -> np.ndarray:
 
 
 def read(
-    samples: list[np.ndarray | None], fps: float = FPS, calibration: Calibration | None = None
+    samples: Sequence[np.ndarray | None], fps: float = FPS, calibration: Calibration | None = None
 ) -> tuple[Readout, list[Reading]]:
     readout, readings = Readout(calibration or Calibration()), []
     for k, weights in enumerate(samples):

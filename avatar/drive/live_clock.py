@@ -38,9 +38,7 @@ class SenderClock:
         self._own_clock, self._standstill, self.last_time_s = True, 0, None
         self._jitter.clear()
 
-    def local(
-        self, time_s: float | None, arrival_s: float, newest_s: float | None
-    ) -> float | None:
+    def local(self, time_s: float | None, arrival_s: float, newest_s: float | None) -> float | None:
         """Put a time on the local clock; None for one that is not after the last.
 
         Args:

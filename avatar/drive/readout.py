@@ -286,9 +286,7 @@ class Readout:
         before = self._past
         if before is None or time_s - before.time_s > GAP_S:
             # Lids that are shut at the beginning have been so for an unknown time: that is no blink.
-            past = _Past(
-                time_s, shut, None, head, gaze, False, aperture, aperture, 0.0, 0.0, False
-            )
+            past = _Past(time_s, shut, None, head, gaze, False, aperture, aperture, 0.0, 0.0, False)
             return past, False, False, 0.0
         step = time_s - before.time_s
         closing, blinked = before.closing, False
@@ -310,7 +308,9 @@ class Readout:
             (band - slower) ** 2 - before.power
         )
         speaking = math.sqrt(power) > (SILENT if before.speaking else SPEAKING)
-        past = _Past(time_s, shut, closing, head, gaze, shifting, fast, slow, slower, power, speaking)
+        past = _Past(
+            time_s, shut, closing, head, gaze, shifting, fast, slow, slower, power, speaking
+        )
         return past, blinked, shifting and not before.shifting, step
 
     def summary(self) -> dict[str, Any]:
@@ -325,9 +325,7 @@ class Readout:
         def share(seconds: float) -> float | None:
             return seconds / totals.observed_s if totals.observed_s > 0 else None
 
-        def each(
-            moments: Moments, names: tuple[str, ...], first: int = 0
-        ) -> dict[str, Any] | None:
+        def each(moments: Moments, names: tuple[str, ...], first: int = 0) -> dict[str, Any] | None:
             if not moments.count:
                 return None
             parts = {

@@ -17,7 +17,7 @@ from avatar.checks import InputError
 from avatar.drive.arkit_csv import read_arkit
 from avatar.drive.live import FaceSample, checked
 from avatar.drive.motion import ARKIT_COUNT, gaze_from_weights, head_angles
-from avatar.drive.readout import COEFFICIENT_SIGMA, Calibration, Readout, Reading, calibrated
+from avatar.drive.readout import COEFFICIENT_SIGMA, Calibration, Reading, Readout, calibrated
 from avatar.drive.readout_units import ACTION_UNITS, EMOTIONS, UNIT_LABELS, uncertainty
 from avatar.drive.replay import RECORDING_SUFFIX, read_recording
 from avatar.rig.arkit import ARKIT_NAMES
@@ -223,8 +223,9 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
 
 def _plain(values: np.ndarray) -> list[Any]:
     """Return nested lists with None for NaN."""
-    known = np.isfinite(values)
-    return np.where(known, values, None).tolist() if not known.all() else values.tolist()
+    plain = values.astype(object)
+    plain[~np.isfinite(values)] = None
+    return plain.tolist()
 
 
 def write_csv(path: Path, analysis: Analysis) -> None:
