@@ -50,6 +50,8 @@ SLOW_HZ, FAST_HZ = 1.0, 8.0
 statistics of audiovisual speech, 2009)."""
 SPEECH_S = 0.5
 """Time constant over which that motion is averaged."""
+LOUDEST = 0.05
+"""A single grimace moves lips further than this, and is not to count for seconds."""
 SPEAKING, SILENT = 0.016, 0.011
 """Of that motion's level, in units of coefficient: above the one a face seems to speak, below the other
 not any more."""
@@ -304,9 +306,8 @@ class Readout:
         # Twice, as a mouth that opens slowly and widely would pass a single filter.
         band = fast - slow
         slower = before.slower + _share(SLOW_HZ, step) * (band - before.slower)
-        power = before.power + (1 - math.exp(-step / SPEECH_S)) * (
-            (band - slower) ** 2 - before.power
-        )
+        now = min(abs(band - slower), LOUDEST) ** 2
+        power = before.power + (1 - math.exp(-step / SPEECH_S)) * (now - before.power)
         speaking = math.sqrt(power) > (SILENT if before.speaking else SPEAKING)
         past = _Past(
             time_s, shut, closing, head, gaze, shifting, fast, slow, slower, power, speaking
