@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from avatar.checks import InputError
-from avatar.drive.readout import COEFFICIENT_SIGMA
+from avatar.drive.readout import COEFFICIENT_SIGMA, SHUT
 from avatar.drive.readout_clip import Analysis
 from avatar.drive.readout_units import ACTION_UNITS, FULL, uncertainty
 from avatar.tensorfile import atomic_path
@@ -77,7 +77,7 @@ def _events(axes, analysis: Analysis) -> None:
     time_s = analysis.clip.time_s
     rows = (
         ("speaking-like", analysis.series("speaking"), "#16a34a"),
-        ("eyes shut", analysis.series("shut") >= 0.4, "#7c3aed"),
+        ("eyes shut", analysis.series("shut") >= SHUT, "#7c3aed"),
         ("no face", ~analysis.series("valid"), "0.5"),
     )
     for row, (_, on, colour) in enumerate(rows):

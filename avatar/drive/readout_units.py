@@ -223,5 +223,8 @@ def uncertainty(coefficient_sigma: float) -> Uncertainty:
         one_sided[EMOTIONS.index("contempt"), ARKIT_INDEX[f"{shape}Right"]] = -0.5
     scores = _PROTOTYPES @ _UNITS + one_sided
     affect = _AFFECT.T @ scores
-    length = lambda rows: coefficient_sigma * np.linalg.norm(rows, axis=1)  # noqa: E731
-    return Uncertainty(length(FULL * _UNITS), length(scores), length(affect))
+
+    def spread(rows: np.ndarray) -> np.ndarray:
+        return coefficient_sigma * np.linalg.norm(rows, axis=1)
+
+    return Uncertainty(spread(FULL * _UNITS), spread(scores), spread(affect))
