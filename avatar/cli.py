@@ -14,6 +14,7 @@ import tyro
 from rich.markup import escape
 
 from avatar.checks import InputError
+from avatar.cli_analyse import analyse
 from avatar.cli_bench import JsonFile, bench, write_json_file
 from avatar.cli_common import (
     CameraName,
@@ -366,6 +367,7 @@ app.command(name="inspect")(inspect_file)
 app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
 app.command(name="send")(send)
+app.command(name="analyse")(analyse)
 
 
 def main() -> None:

@@ -111,13 +111,36 @@ def find_capture(home: Path) -> Capture | None:
     return None
 
 
+def own_capture(drive: str, model: Avatar, home: Path) -> Capture | None:
+    """The avatar's own capture, where driving needs it: to play it, or for how far its person turned.
+
+    Only ``self`` cannot do without: another drive takes what the avatar carries, and where an old one
+    carries nothing, a capture beside it that is its own and can be read.
+    """
+    from avatar.model.reach import reach_in
+
+    if drive == "self":
+        return find_capture(home)
+    if reach_in(model.header) is not None:
+        return None
+    try:
+        own = find_capture(home)
+        if own is None or own.source_sha256 != model.header.get("source_sha256"):
+            return None
+        return own if bool(own.track.valid.any()) else None
+    except InputError:
+        return (
+            None  # a usual person's limits then; what is wrong with the capture is not in question
+        )
+
+
 def driving_source(
     drive: str, model: Avatar, home: Path, output: Path, frames: int | None, report: Any
 ) -> Source:
     """Open what drives a rendering; a clip is captured first, beside the output."""
     from avatar.drive.source import VIDEO_SUFFIXES, open_source
 
-    own = find_capture(home) if drive == "self" else None
+    own = own_capture(drive, model, home)
     path = Path(drive)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         folder = output.with_name(f"{path.stem}.capture")

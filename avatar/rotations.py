@@ -66,3 +66,30 @@ def invert_rigid(T: Tensor) -> Tensor:
 def transform_points(T: Tensor, points: Tensor) -> Tensor:
     """Map points [..., N, 3] by transforms [..., 4, 4]."""
     return points @ T[..., :3, :3].transpose(-1, -2) + T[..., None, :3, 3]
+
+
+def head_rotation(angles: Tensor) -> Tensor:
+    """Return rotations [..., 3, 3] in the head frame from yaw, pitch, roll [..., 3].
+
+    The head rolls first, then pitches, then yaws: R = R_y(yaw) R_x(-pitch) R_z(roll).
+    """
+    yaw, pitch, roll = angles.unbind(-1)
+    zero = torch.zeros_like(yaw)
+    R_yaw = rotvec_to_matrix(torch.stack([zero, yaw, zero], -1))
+    R_pitch = rotvec_to_matrix(torch.stack([-pitch, zero, zero], -1))
+    R_roll = rotvec_to_matrix(torch.stack([zero, zero, roll], -1))
+    return R_yaw @ R_pitch @ R_roll
+
+
+def head_angles(R: Tensor) -> Tensor:
+    """Return yaw, pitch, roll [..., 3] of rotations [..., 3, 3]: the inverse of ``head_rotation``.
+
+    Pitch lies in [-pi/2, pi/2], the others in [-pi, pi]; yaw and roll are not unique where the face
+    looks straight up or down.
+    """
+    # The columns of R_y(a) R_x(-p) R_z(r): its z axis is (sin a cos p, sin p, cos a cos p) and its
+    # second row (cos p sin r, cos p cos r, sin p).
+    pitch = torch.asin(R[..., 1, 2].clamp(-1, 1))
+    yaw = torch.atan2(R[..., 0, 2], R[..., 2, 2])
+    roll = torch.atan2(R[..., 1, 0], R[..., 1, 1])
+    return torch.stack([yaw, pitch, roll], -1)

@@ -23,6 +23,7 @@ from avatar.drive.motion import head_angles
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import arkit_basis, generic_arkit_basis
 from avatar.rig.lattice import REGIONS, deform, lattice_table
+from capture.live_gaze import EYES, SHUT, iris_gaze, joined_gaze
 from capture.track.rig_fit import facing, initial_pose, lattice_prior, normalise, visibility
 from capture.track.rigid import ROBUST
 from capture.track.solver import (
@@ -36,7 +37,6 @@ from capture.track.solver import (
 )
 from capture.track.states import OPEN_SHARE, SHUT_SHARE, gaze_of
 
-EYES = (("left", (263, 362)), ("right", (33, 133)))
 BLINKS = [ARKIT_INDEX["eyeBlinkLeft"], ARKIT_INDEX["eyeBlinkRight"]]
 WIDES = [ARKIT_INDEX["eyeWideLeft"], ARKIT_INDEX["eyeWideRight"]]
 JAW, CLOSE = ARKIT_INDEX["jawOpen"], ARKIT_INDEX["mouthClose"]
@@ -66,7 +66,9 @@ class LiveFitConfig:
     detection_sigma: float = 0.004
     """Sigma of detected points, in face widths."""
     sparsity: float = 25.0
-    """Cost of a unit of coefficient against residuals in sigmas."""
+    """Cost of a unit of coefficient against residuals in sigmas. Less of it finds no more: against the
+    known coefficients of a rendered head the median correlation over all of them is 0.38 with 25, 0.34 with
+    10, and 0.25 with 5 and a ``coefficient_sigma`` of 0.4."""
     coefficient_sigma: float = 0.26
     """Sigma of the coefficients about zero."""
     change_sigma: float = 0.05
@@ -108,7 +110,7 @@ class FittedFace:
     head: np.ndarray
     """[3] yaw, pitch, roll, radians, from looking into the camera."""
     gaze: np.ndarray
-    """[2, 2] radians as in ``HeadState``."""
+    """[2, 2] radians as in ``HeadState``; the same for both eyes, held while they are shut."""
     residual_px: float
     """Median distance of the model from the detected points, pixels."""
 
@@ -123,6 +125,8 @@ class FittedRig:
     """[52, 478, 3]."""
     neutral: Tensor
     """[52] coefficients of the face at rest: what the lattice did not take up."""
+    gaze: Tensor
+    """[2, 2] what the irises say at rest, radians."""
     attitude: Tensor
     """[3, 3] mean rotation, head to camera, in the first second: what turns are compared by, as every
     lattice has its own idea of straight ahead."""
@@ -143,6 +147,8 @@ class LiveFit:
         self._settling: list[Tensor] = []
         self._settled = self.config.settle_frames == 0
         self._neutral = torch.zeros(len(ARKIT_NAMES))
+        self._straight = torch.zeros(2, 2)
+        self._gaze = np.zeros((2, 2))
         self._attitude: Tensor | None = None
         self._gauge = torch.eye(3)
         self._neutral_keys: list[Tensor] = []
@@ -208,10 +214,17 @@ class LiveFit:
         R = torch.diag(torch.tensor(TO_CAMERA)) @ found.pose.R[0] @ self._gauge
         model = deform(self._lattice, self._basis, found.coefficients)
         away = (project(model, found.pose, self._camera) - pixels)[0].norm(dim=-1)
+        if shut.max() < SHUT:
+            irises = iris_gaze(
+                pixels, self._lattice, self._basis, found.coefficients, found.pose, self._camera
+            )
+            self._gaze = joined_gaze(
+                irises[0] - self._straight, gaze_of(found.coefficients[0] - self._neutral)
+            )
         return FittedFace(
             weights.numpy(),
             head_angles(R).numpy(),
-            gaze_of(found.coefficients[0] - self._neutral).numpy(),
+            self._gaze,
             float(away.median()),
         )
 
@@ -288,6 +301,7 @@ class LiveFit:
     def adopt(self, rig: FittedRig) -> None:
         """Go on with another rig."""
         self._lattice, self._basis, self._neutral = rig.lattice, rig.basis, rig.neutral
+        self._straight = rig.gaze
         if self._attitude is None:
             self._attitude = rig.attitude
         self._gauge = rig.attitude.T @ self._attitude
@@ -345,4 +359,7 @@ class LiveFit:
         rest[[JAW, *BLINKS]] = 0  # measured by gaps, against their own usual ones
         attitude = roma.special_procrustes(at_rest.pose.R.mean(0))
         assert isinstance(attitude, Tensor)
-        return FittedRig(lattice, basis, rest, attitude)
+        irises = iris_gaze(
+            pixels[:count], lattice, basis, at_rest.coefficients, at_rest.pose, self._camera
+        )
+        return FittedRig(lattice, basis, rest, irises.median(0).values, attitude)

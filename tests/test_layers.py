@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.console": LEAVES,
     "avatar.doctor": MODEL,
     "avatar.cli": {"avatar", "capture", "configs", "viewer"},
+    "avatar.cli_analyse": {"avatar"},
     "avatar.cli_bench": {"avatar", "capture", "configs", "viewer"},
     "avatar.cli_common": {"avatar", "capture", "configs"},
     "avatar.cli_eval": {"avatar", "capture"},

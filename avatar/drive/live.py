@@ -25,6 +25,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from avatar.drive.live_clock import SenderClock
 from avatar.drive.motion import (
     ARKIT_COUNT,
     gaze_from_weights,
@@ -34,6 +35,7 @@ from avatar.drive.motion import (
 from avatar.drive.one_euro import OneEuro, OneEuroConfig
 from avatar.drive.retarget import (
     RetargetConfig,
+    for_avatar,
     limited_gaze,
     limited_head,
     retargeted_weights,
@@ -47,12 +49,6 @@ ANGLE_LIMIT = 2 * math.pi
 """An angle beyond this, in radians, is degrees or nonsense."""
 KEPT = 16
 """Filtered samples kept to interpolate between: half a second at 30 a second."""
-SAME_CLOCK_S = 0.5
-"""A sender's clock that gains or loses so much against ours between two samples was set anew."""
-STANDSTILL = 5
-"""Samples in a row whose time does not advance: that clock is no clock."""
-DRIFT = 1e-3
-"""Seconds a second by which two clocks may drift apart."""
 RATE_S = 2.0
 """Window over which the rate of arrival is measured."""
 
@@ -146,7 +142,8 @@ class StreamDriver:
             config: settings.
             label: what the note calls the stream.
         """
-        self.config = config or LiveConfig()
+        config = config or LiveConfig()
+        self.config = with_reach(config, for_avatar(config.retarget, avatar))
         self.label = label
         self.counts: Counter[str] = Counter()
         """Accepted samples under ``accepted``, the others under the reason why they were dropped."""
@@ -157,11 +154,7 @@ class StreamDriver:
         self._sender: str | None = None
         self._last_arrival = -math.inf
         self._arrivals: deque[float] = deque()
-        self._own_clock = True
-        self._standstill = 0
-        self._last_time: float | None = None
-        self._offset = 0.0
-        self._jitter: deque[float] = deque(maxlen=120)
+        self._clock = SenderClock()
         self._calibrating_since: float | None = None
         self._calibrated = self.config.calibrate_s <= 0
         self._seen: list[np.ndarray] = []
@@ -179,7 +172,7 @@ class StreamDriver:
         are no coefficients or angles, comes from another sender, or after a later one.
         """
         with self._lock:
-            raw, reason = _checked(sample)
+            raw, reason = checked(sample)
             if not reason and self._sender not in (None, sample.sender):
                 if arrival_s - self._last_arrival < self.config.takeover_s:
                     reason = "from another sender"
@@ -189,7 +182,9 @@ class StreamDriver:
                 self.counts[reason] += 1
                 return False
             self._sender = sample.sender
-            time_s = self._local_time(sample.time_s, arrival_s)
+            newest = self._past[-1].time_s if self._past else None
+            time_s = self._clock.local(sample.time_s, arrival_s, newest)
+            self.events["clock jumps"] = self._clock.jumps
             if time_s is None:
                 self.counts["late or twice"] += 1
                 return False
@@ -222,7 +217,7 @@ class StreamDriver:
     @property
     def newest_time_s(self) -> float | None:
         """When the newest accepted sample was taken, on the sender's clock; None before the first."""
-        return self._last_time
+        return self._clock.last_time_s
 
     @property
     def dropped(self) -> int:
@@ -244,7 +239,7 @@ class StreamDriver:
             elif age > self.config.hold_s:
                 parts = [f"{name}: lost {age:.0f} s ago, at rest until it is back"]
             else:
-                late = float(np.percentile(self._jitter, 95)) if self._jitter else 0.0
+                late = self._clock.late_s()
                 lag = self.config.delay_s + self.config.weights.lag_s(2.0)
                 parts = [f"{name}: {self.rate(now_s):.0f} a second", f"{1e3 * lag:.0f} ms behind"]
                 if late > 0.005:
@@ -262,44 +257,10 @@ class StreamDriver:
     def _restart(self) -> None:
         """Forget the performer: another one takes over."""
         self.events["performers"] += 1
-        self._own_clock, self._standstill, self._last_time = True, 0, None
-        self._jitter.clear()
+        self._clock.restart()
         self._calibrating_since, self._seen, self._last_raw = None, [], None
         self._calibrated = self.config.calibrate_s <= 0
         self._neutral, self._peak = np.zeros(GAZE.stop), np.zeros(ARKIT_COUNT)
-
-    def _local_time(self, time_s: float | None, arrival_s: float) -> float | None:
-        """Put a sender's time on the local clock; None for one that is not after the last.
-
-        The offset between the clocks is that of the sample that was under way the shortest, so that
-        the network's jitter does not become the face's.
-        """
-        if time_s is None or not self._own_clock:
-            return arrival_s if not self._past or arrival_s > self._past[-1].time_s else None
-        if self._last_time is not None:
-            step = time_s - self._last_time
-            if step <= 0 and abs(step) < SAME_CLOCK_S:
-                self._standstill += 1
-                if self._standstill >= STANDSTILL:
-                    self._own_clock = False  # times are of no use: go by arrival from now on
-                return None
-            passed = arrival_s - self._last_arrival
-            if abs(step - passed) > SAME_CLOCK_S:
-                # Lost samples advance both clocks alike; this one was set anew.
-                self.events["clock jumps"] += 1
-                self._last_time = None
-                self._jitter.clear()
-        found = arrival_s - time_s
-        if self._last_time is None:
-            self._offset = found
-        else:
-            self._offset = min(self._offset + DRIFT * max(time_s - self._last_time, 0.0), found)
-        self._standstill, self._last_time = 0, time_s
-        self._jitter.append(found - self._offset)
-        local = time_s + self._offset
-        if self._past and local <= self._past[-1].time_s:
-            local = self._past[-1].time_s + 1e-3  # the offset shrank: time goes on all the same
-        return local
 
     def _accept(self, raw: np.ndarray, time_s: float, arrival_s: float) -> None:
         config = self.config
@@ -388,7 +349,7 @@ class StreamDriver:
         )
 
 
-def _checked(sample: FaceSample) -> tuple[np.ndarray | None, str]:
+def checked(sample: FaceSample) -> tuple[np.ndarray | None, str]:
     """Return the sample's values [59] in one array, or the reason why they cannot be used."""
     weights = np.asarray(sample.weights, np.float64)
     if weights.shape != (ARKIT_COUNT,):

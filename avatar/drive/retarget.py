@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from avatar.capture_data import Track
-from avatar.drive.motion import ARKIT_COUNT, head_angles, head_rotation
+from avatar.drive.motion import ARKIT_COUNT
 from avatar.model.avatar import Avatar
+from avatar.model.reach import Reach, reach_in, reach_of
 from avatar.rig.arkit import ARKIT_INDEX
-from avatar.types import HeadState
+from avatar.rotations import head_angles, head_rotation
+
+__all__ = [
+    "Reach",
+    "RetargetConfig",
+    "for_avatar",
+    "limited_gaze",
+    "limited_head",
+    "limited_turns",
+    "reach_of",
+    "retargeted_weights",
+    "softly_limited",
+]
 
 BLINKS = (ARKIT_INDEX["eyeBlinkLeft"], ARKIT_INDEX["eyeBlinkRight"])
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How far a person was filmed to turn head and eyes, from the pose and gaze at rest."""
-
-    head_low: tuple[float, float, float] = (-0.60, -0.40, -0.35)
-    """Yaw, pitch, roll in radians. The defaults are what a usual clip shows."""
-    head_high: tuple[float, float, float] = (0.60, 0.40, 0.35)
-    """As ``head_low``, to the other side."""
-    gaze_low: tuple[float, float] = (-0.45, -0.35)
-    """Yaw and pitch of the eyes, radians."""
-    gaze_high: tuple[float, float] = (0.45, 0.35)
-    """As ``gaze_low``, to the other side."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class RetargetConfig:
     fitted on (a blink may always go to 1)."""
     reach: Reach | None = None
     """How far the avatar's person was filmed to turn (``reach_of`` measures it on a track); None
-    takes a usual clip's."""
+    takes what the avatar carries (``for_avatar``), or a usual clip's."""
     head_margin: float = 0.15
     """How far past that reach a head may turn, radians: turns within the reach are kept, those
     beyond approach reach and margin ever more slowly. Infinity for no limit."""
@@ -59,23 +57,11 @@ class RetargetConfig:
     """The same for eyes, radians."""
 
 
-def reach_of(track: Track, rest: HeadState) -> Reach:
-    """Measure how far the person of a track turned head and eyes from ``rest``.
-
-    The 2nd and 98th percentiles over the frames with a face, and never less than a tenth of a radian:
-    who was filmed stock-still is still to nod.
-    """
-    valid = track.valid.bool()
-    R = rest.T_world_head[:3, :3].T @ track.T_world_head[valid, :3, :3]
-    angles, gaze = head_angles(R), (track.gaze[valid] - rest.gaze).mean(1)
-
-    def ends(values: Tensor) -> tuple[list[float], list[float]]:
-        low, high = (torch.quantile(values.double(), q, dim=0) for q in (0.02, 0.98))
-        return low.clamp(max=-0.1).tolist(), high.clamp(min=0.1).tolist()
-
-    (a, b, c), (d, e, f) = ends(angles)
-    (g, h), (i, j) = ends(gaze)
-    return Reach((a, b, c), (d, e, f), (g, h), (i, j))
+def for_avatar(config: RetargetConfig, avatar: Avatar) -> RetargetConfig:
+    """Return settings whose limits are the avatar's own, where it carries them and none are given."""
+    if config.reach is not None:
+        return config
+    return replace(config, reach=reach_in(avatar.header))
 
 
 def softly_limited(values: Tensor, low: Tensor, high: Tensor, margin: float) -> Tensor:

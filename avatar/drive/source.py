@@ -17,6 +17,7 @@ from avatar.drive.motion import ARKIT_COUNT, gaze_from_weights, interpolated, mo
 from avatar.drive.replay import RECORDING_SUFFIX, RecordingDriver
 from avatar.drive.retarget import (
     RetargetConfig,
+    for_avatar,
     limited_gaze,
     limited_head,
     limited_turns,
@@ -104,7 +105,7 @@ class ArkitFileDriver:
         """
         self.fps = avatar.fps
         motion = read_arkit(path, fps=avatar.fps)
-        limits = config or RetargetConfig()
+        limits = for_avatar(config or RetargetConfig(), avatar)
         gaze = gaze_from_weights(motion.weights) if motion.gaze is None else motion.gaze
         motion = replace(
             motion,
@@ -259,6 +260,7 @@ def retargeted(
             "The source's track does not begin with the 52 ARKit coefficients. "
             "Capture its clip again."
         )
+    config = for_avatar(config, avatar)
     states = track_states(source, frames)
     seen = source.states()[source.valid.bool()]
     rest = avatar.rest

@@ -15,6 +15,7 @@ from avatar.checks import InputError, check
 from avatar.model.binding import Binding
 from avatar.model.deform import Setup
 from avatar.model.deformers import make_deformer
+from avatar.model.reach import reach_in
 from avatar.model.store import (
     AVATAR_FORMAT,
     AVATAR_TENSORS,
@@ -333,6 +334,7 @@ class Avatar(nn.Module):
             width, height = (int(header["camera"][k]) for k in ("width", "height"))
             kind, settings = deformer_of(header)
             fps = float(header["fps"])
+            reach_in(header)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: its header is damaged ({error!r}). {remedy}") from error
         if names[:52] != ARKIT_NAMES or len(names) != tensors["basis"].shape[0]:

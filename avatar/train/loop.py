@@ -19,6 +19,7 @@ from avatar import __version__
 from avatar.capture_data import Capture
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar, Binding
 from avatar.model.create import create_avatar
+from avatar.model.reach import reach_header, reach_of
 from avatar.raster import one_torch_thread, rasterize_with_means2d
 from avatar.raster.fused import FusedAdam, l1_ssim_loss
 from avatar.train.checkpoint import fetch, load_newest, save_checkpoint, store
@@ -408,11 +409,13 @@ class Trainer:
         if self.save_checkpoint() is None:
             self._roll_back(f"'{spoilt(self._state()[0])}' became NaN or infinite")
         avatar = self.avatar.requires_grad_(False)
+        reach = reach_of(self.capture.track, avatar.rest, training_frames(self.capture))
         avatar.header |= {
             "source_sha256": self.capture.source_sha256,
             "config": asdict(self.config),
             "headsplat": __version__,
             "steps": self.step,
+            **reach_header(reach),
         }
         write_result(self.run, self.step, len(avatar), self.seconds)
         avatar.save(path)
