@@ -35,6 +35,7 @@ from avatar.cli_export import export
 from avatar.cli_film import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_live import send
+from avatar.cli_say import listen, say
 from avatar.cli_tools import doctor, sample
 from avatar.console import ProgressDisplay, console
 
@@ -355,6 +356,8 @@ app.command(name="bench")(bench)
 app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
 app.command(name="send")(send)
+app.command(name="say")(say)
+app.command(name="listen")(listen)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_film": {"avatar"},
     "avatar.cli_fit": {"avatar", "configs", "viewer"},
     "avatar.cli_live": {"avatar", "capture"},
+    "avatar.cli_say": {"avatar", "viewer"},
     "avatar.cli_tools": {"avatar", "capture"},
     "avatar": set(),
     "capture": {"avatar", "capture"},
