@@ -87,7 +87,7 @@ def say(
     captured = _own_motion(home)
     if wav is not None:
         source = _recorded(wav, phonemes, model, felt, seed, captured)
-        _write(output, model, source, camera, size, background)
+        write_film(output, model, source, camera, size, background)
         return
     from avatar.drive.performance import speak
     from avatar.drive.source import Source
@@ -107,7 +107,7 @@ def say(
         performance.speech.write(sound)
         driver = _Batch(performance.states, performance.fps)
         source = Source(driver, len(performance.states), sound)
-        _write(output, model, source, camera, size, background)
+        write_film(output, model, source, camera, size, background)
 
 
 def listen(
@@ -145,7 +145,7 @@ def listen(
         samples, HEARD_RATE, model, mirror=track, seed=seed, captured=_own_motion(home)
     )
     source = Source(_Batch(states, model.fps), len(states), other)
-    _write(output, model, source, camera, size, background)
+    write_film(output, model, source, camera, size, background)
     console.print(f"{len(cues)} backchannels to {len(samples) / HEARD_RATE:.1f} s of speech.")
 
 
@@ -219,7 +219,7 @@ def _recorded(
     return Source(_Batch(states, heard.fps), len(states), wav)
 
 
-def _write(
+def write_film(
     output: Path,
     model: Avatar,
     source: Source,
