@@ -63,7 +63,11 @@ class LipGap:
         per = (avatar.basis[:, upper, 1] - avatar.basis[:, lower, 1]).mean(1)
         named = per[: len(ARKIT_NAMES)].clone()
         named[_CLOSE] = 0.0  # takes back what the jaw does
-        wide = rest + (named.clamp(min=0) * avatar.expression_high[: len(ARKIT_NAMES)]).sum()
+        opening = named.clamp(min=0) * avatar.expression_high[: len(ARKIT_NAMES)]
+        jaw = opening[_JAW].clone()
+        opening[_JAW] = 0.0
+        # All shapes are never at their most at once: beside the jaw, as independent ones add up.
+        wide = rest.clamp(min=0) + jaw + opening.norm()
         spare = max(0.0, float(avatar.expression_high[_CLOSE]))
         return LipGap(float(rest), per, max(0.010, float(wide)), spare)
 

@@ -98,13 +98,16 @@ _FALL_OFF = {
     "round": (9.0, 17.0),
     "spread": (16.0, 16.0),
 }
-_FINE_S = 0.004
-"""Step of the grid on which closures are drawn before they are seen at the frame rate."""
 
-CLOSING_S = 0.055
+CLOSING_S = 0.045
 """Lips come together in about this time, and part again."""
 STOP_LEAD_S = 0.030
 """A stop's closure is silent: it lies before what is heard of it, and counts to the sound before."""
+
+
+REST_S = 1.0
+"""Length of the rest that is put before and behind all speech."""
+SHORTEST_GAP_S = 0.03
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,16 @@ def _viseme_of_letter(letter: str) -> str | None:
 
 
 def segments_of(phonemes: Sequence[TimedPhoneme]) -> list[Segment]:
-    """Return timed phonemes as visemes in time: diphthongs and affricates in their parts."""
+    """Return timed phonemes as visemes in time: diphthongs and affricates in their parts.
+
+    Where nothing is spoken, before, between and behind, the mouth rests (``sil``).
+    """
     segments: list[Segment] = []
+    now = -REST_S
     for phoneme in phonemes:
+        if phoneme.start_s - now > SHORTEST_GAP_S:
+            segments.append(Segment("sil", now, phoneme.start_s))
+        now = phoneme.end_s
         names = visemes_of(phoneme.name)
         if "ʲ" in phoneme.name and names[-1:] == ["YY"] and len(names) > 1:
             names = names[:-1]  # a palatalised consonant is one sound, not two
@@ -173,6 +183,8 @@ def segments_of(phonemes: Sequence[TimedPhoneme]) -> list[Segment]:
                     stop=name == "PP" and any(letter in phoneme.name for letter in "pbɓ"),
                 )
             )
+    if segments:
+        segments.append(Segment("sil", now, now + REST_S))
     return segments
 
 
@@ -262,28 +274,22 @@ def _alpha(segment: Segment, kind: str, target: float) -> float:
 def closures(segments: Sequence[Segment], fps: float, frames: int) -> Tensor:
     """Return how far the lips must be together at each frame, [F] from 0 (free) to 1 (shut).
 
-    1 somewhere in every bilabial: a frame takes the most of its own time, so that a closure shorter
-    than a frame is seen. A labiodental asks for half.
+    1 at a frame of every bilabial: where one is shorter than a frame, the nearest frame shuts. A
+    labiodental asks for half.
     """
-    fine = np.zeros(int(frames / fps / _FINE_S) + 2)
-    grid = np.arange(len(fine)) * _FINE_S
+    t = np.arange(frames) / fps
+    closure = np.zeros(frames)
     for segment in segments:
         most = {"PP": 1.0, "FF": 0.55}.get(segment.viseme)
-        if most is None:
+        if most is None or not frames:
             continue
         begin = segment.start_s - (STOP_LEAD_S if segment.stop else 0.0)
-        # A stop is open once it is heard to burst; at least a twentieth of a second is shut.
+        # Lips part in time for the next sound; at least a twentieth of a second they are shut.
         end = max(segment.end_s - 0.5 * CLOSING_S, begin + 0.05)
-        first = max(0, int((begin - CLOSING_S) / _FINE_S))
-        last = min(len(fine), int((end + CLOSING_S) / _FINE_S) + 2)
-        t = grid[first:last]
         away = np.maximum(0.0, np.maximum(begin - t, t - end)) / CLOSING_S
         shape = 0.5 + 0.5 * np.cos(np.pi * np.minimum(1.0, away))
-        fine[first:last] = np.maximum(fine[first:last], most * shape)
-    seen = np.zeros(frames)
-    half = 0.5 / fps
-    for frame in range(frames):
-        first = max(0, int((frame / fps - half) / _FINE_S))
-        last = max(first + 1, int((frame / fps + half) / _FINE_S) + 1)
-        seen[frame] = fine[first:last].max(initial=0.0)
-    return torch.from_numpy(seen)
+        last = min(end, segment.end_s)
+        if not ((t >= segment.start_s) & (t <= last)).any():
+            shape[min(frames - 1, round(0.5 * (segment.start_s + last) * fps))] = 1.0
+        closure = np.maximum(closure, most * shape)
+    return torch.from_numpy(closure)
