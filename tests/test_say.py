@@ -342,8 +342,7 @@ def _events(film: Path) -> tuple[float, float]:
             parts.append(frame.to_ndarray().mean(0))
             rate = frame.sample_rate
     change = [
-        np.abs(after - before).mean()
-        for (_, before), (_, after) in itertools.pairwise(pictures)
+        np.abs(after - before).mean() for (_, before), (_, after) in itertools.pairwise(pictures)
     ]
     sound = np.abs(np.concatenate(parts))
     assert first is not None

@@ -111,8 +111,11 @@ def heard(samples: np.ndarray, rate: int) -> Voice:
         # Divided by the taper's own (Boersma 1993, eq. 9), so that long periods are not put behind.
         auto = auto / np.maximum(auto[:, :1], 1e-12) / (plain / plain[0])
         lags = auto[:, shortest : longest + 1]
-        best = lags.argmax(1)
-        voiced = lags[np.arange(len(index)), best] > VOICED
+        # Twice the period fits as well: of all peaks that are about as high, the first is the pitch.
+        peak = (lags[:, 1:-1] >= lags[:, :-2]) & (lags[:, 1:-1] > lags[:, 2:])
+        high = lags[:, 1:-1] > np.maximum(VOICED, 0.85 * lags.max(1, keepdims=True))
+        best = 1 + (peak & high).argmax(1)
+        voiced = (peak & high).any(1)
         pitch[index] = np.where(voiced, rate / (best + shortest), 0.0)
     loud = float(np.quantile(rms, 0.95))
     level = median_filter(rms, 5)
