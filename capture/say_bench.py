@@ -135,8 +135,9 @@ def bench_say(
         performance = speak(text, avatar, voice=voice, emotion=emotion)
         sound = Path(folder) / "say.wav"
         performance.speech.write(sound)
-        front = camera_path("capture", avatar)
-        pictures = render_states(avatar, performance.states, front, report=report)
+        states, path_of = performance.states, camera_path("capture", avatar)
+        each = (states[frame] for frame in range(len(states)))
+        pictures = render_states(avatar, each, path_of, total=len(states), report=report)
         write_video(path, pictures, performance.fps, audio=sound)
         taken = time.perf_counter() - begin
         report(Progress("measure", 0, 1))

@@ -185,3 +185,15 @@ def test_extremes_stay_near_what_was_filmed() -> None:
     assert float(most[:, others].max()) <= 0.1 + HEADROOM + 1e-6
     small = torch.full((1, 52), 0.05)
     assert torch.equal(bounded(small, avatar), small)
+
+
+def test_lips_open_little_further_than_was_filmed() -> None:
+    avatar = spoken_avatar()
+    lips = LipGap.of(avatar)
+    weights = torch.zeros(3, 54)
+    weights[:, ARKIT_INDEX["jawOpen"]] = torch.tensor([0.1, 0.5, 1.0])
+    held = lips.within_range(weights)
+    assert torch.equal(held[0], weights[0])
+    gaps = lips.gap(held)
+    assert bool((gaps.diff() > 0).all())
+    assert float(gaps[-1]) < 1.1 * lips.range_m < float(lips.gap(weights)[-1])

@@ -157,7 +157,8 @@ def with_emotion(weights: Tensor, emotion: Tensor, closure: Tensor, avatar: Avat
     # What the emotion leaves alone stays bit by bit as speech has it.
     both = torch.where(moved, bounded(weights[:, :named] + felt, avatar), weights[:, :named])
     weights[:, :named] = both
-    return LipGap.of(avatar).shut(weights, c[:, 0])
+    lips = LipGap.of(avatar)
+    return lips.shut(lips.within_range(weights), c[:, 0])
 
 
 def emotional_states(states: HeadState, emotion: Tensor, avatar: Avatar) -> HeadState:

@@ -117,6 +117,20 @@ class LipGap:
             weights[:, _JAW] = torch.where(held, lowered, weights[:, _JAW])
         return weights
 
+    def within_range(self, weights: Tensor) -> Tensor:
+        """Return coefficients [F, 52 to E] whose jaw opens the lips little further than was filmed.
+
+        Up to 0.85 of the range nothing changes; beyond, the gap approaches 1.1 of it ever more slowly.
+        """
+        weights = weights.clone()
+        begin, margin = 0.85 * self.range_m, 0.25 * self.range_m
+        gap, slope = self.gap(weights), float(self.per_weight[_JAW])
+        if slope > 1e-4:
+            over = (gap - begin).clamp(min=0)
+            less = (over - margin * torch.tanh(over / margin)) / slope
+            weights[:, _JAW] -= torch.minimum(less, weights[:, _JAW].clamp(min=0))
+        return weights
+
     def closure_of(self, weights: Tensor) -> Tensor:
         """Return how closed lips are, [F] from 0 to 1: 1 up to a tenth of the range, 0 from a third."""
         share = self.gap(weights) / self.range_m
