@@ -409,3 +409,24 @@ def test_the_viewer_is_handed_speech(tiny_avatar) -> None:
     )
     with pytest.raises(InputError, match="no stage direction"):
         spoken("[hallo]")
+
+
+def test_bilabials_are_measured_on_lip_gaps() -> None:
+    from capture.say_bench import bilabials, lip_gaps
+
+    phonemes = (
+        TimedPhoneme("ɑ", 0, 0.4),
+        TimedPhoneme("m", 0.4, 0.48),
+        TimedPhoneme("b", 0.8, 0.88),
+    )
+    times = np.arange(25) / 25
+    gaps = np.full(25, 0.1)
+    gaps[11], gaps[21] = 0.01, np.nan
+    closed, parted = bilabials(phonemes, gaps, times, 25.0)
+    assert (closed.gap, closed.frame) == (0.01, 11)
+    assert parted.gap == 0.1
+    points = np.zeros((1, 478, 3))
+    points[0, [33, 263], 0] = -50, 50
+    points[0, [82, 13, 312], 1] = -4
+    points[0, [87, 14, 317], 1] = 6
+    assert lip_gaps(points)[0] == pytest.approx(0.1)
