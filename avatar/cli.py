@@ -37,6 +37,7 @@ from avatar.cli_film import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_inspect import inspect_file
 from avatar.cli_live import send
+from avatar.cli_say import listen, say
 from avatar.cli_tools import doctor, sample
 from avatar.cli_view import view
 from avatar.console import ProgressDisplay, console
@@ -368,6 +369,8 @@ app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
 app.command(name="send")(send)
 app.command(name="analyse")(analyse)
+app.command(name="say")(say)
+app.command(name="listen")(listen)
 
 
 def main() -> None:

@@ -110,6 +110,26 @@ class ViewBench:
     """Write the numbers to this file instead of a table; - prints them as JSON."""
 
 
+@dataclass(frozen=True)
+class SayBench:
+    """How long a film of a spoken sentence takes, and whether m, b and p close on it."""
+
+    avatar: tyro.conf.Positional[Path]
+    """A .avatar file, a run folder, or a folder that `avatar create` made."""
+    text: str | None = None
+    """What to say instead of the usual ten seconds."""
+    voice: str | None = None
+    """Voice of espeak-ng."""
+    emotion: str = "neutral"
+    """How it is said, NAME or NAME:INTENSITY."""
+    film: Path | None = None
+    """Keep the film here."""
+    sheet: Path | None = None
+    """Draw the measured mouths into this picture."""
+    json_file: JsonFile = None
+    """Write the numbers to this file instead of a line; - prints them as JSON."""
+
+
 def bench(
     what: tyro.conf.OmitArgPrefixes[
         Annotated[RasterizerBench, tyro.conf.subcommand("rasterizer", prefix_name=False)]
@@ -117,9 +137,10 @@ def bench(
         | Annotated[AvatarBench, tyro.conf.subcommand("avatar", prefix_name=False)]
         | Annotated[LiveBench, tyro.conf.subcommand("live", prefix_name=False)]
         | Annotated[ViewBench, tyro.conf.subcommand("view", prefix_name=False)]
+        | Annotated[SayBench, tyro.conf.subcommand("say", prefix_name=False)]
     ] = RasterizerBench(),
 ) -> None:
-    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving), view (what browsers get).
+    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving), view (what browsers get), say (talking).
 
     Args:
         what: which part.
@@ -132,6 +153,8 @@ def bench(
         _bench_live(what)
     elif isinstance(what, ViewBench):
         _bench_view(what)
+    elif isinstance(what, SayBench):
+        _bench_say(what)
     else:
         _bench_rasterizer(what)
 
@@ -183,6 +206,34 @@ def _bench_view(what: ViewBench) -> None:
         if page is not None:
             print_page(page)
     result["page"] = None if page is None else page.as_json()
+    write_json_file(what.json_file, result)
+
+
+def _bench_say(what: SayBench) -> None:
+    from avatar.cli_common import find_capture, open_avatar
+    from avatar.drive.emotion import emotion_named
+    from capture.say_bench import SENTENCE, bench_say
+
+    emotion = emotion_named(what.emotion)
+    avatar, home = open_avatar(what.avatar)
+    capture = find_capture(home)
+    with ProgressDisplay() as report:
+        result = bench_say(
+            avatar,
+            text=SENTENCE if what.text is None else what.text,
+            voice=what.voice,
+            emotion=emotion,
+            track=None if capture is None else capture.track,
+            film=what.film,
+            sheet=what.sheet,
+            report=report,
+        )
+    if what.json_file is None:
+        print(
+            f"{result['seconds']:.1f} s of film in {result['seconds_taken']:.1f} s; "
+            f"{result['closed']} of {result['bilabials']} bilabials closed (gap under 15 % of the range "
+            f"{result['range']:.3f} of {result['range_of']}, in eye distances; widest {result['widest']:.3f})"
+        )
     write_json_file(what.json_file, result)
 
 

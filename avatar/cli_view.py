@@ -15,6 +15,7 @@ from rich.markup import escape
 from avatar.cli_common import UsageError
 from avatar.cli_export_formats import posed_exports
 from avatar.cli_live import LiveOptions, live_sources
+from avatar.cli_say import speaker
 from avatar.console import console
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def view(
     app = open_path(
         path,
         live=lambda avatar, track: live_sources(avatar, live, track),
+        say=speaker,
         exports=posed_exports(),
         port=0 if share_lan else port,
     )

@@ -20,12 +20,13 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 from avatar.checks import InputError
+from avatar.drive.espeak import speech_available, synthesise
+from avatar.drive.speech import Speech, joined, silence
 from avatar.rig.arkit import ARKIT_INDEX
 from avatar.tensorfile import atomic_path, write_tensors
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.sample_mesh import IRIS_M
 from capture.sample_portrait import Portrait, Pose
-from capture.speech import Speech, speech_available, synthesise
 
 CONTROLS_FORMAT = "headsplat.sample-controls"
 CONTROLS_VERSION = 1
@@ -217,14 +218,13 @@ def follow_speech(speech: Speech, frames: int, fps: int) -> tuple[np.ndarray, np
     count = int(np.ceil(frames / fps / step_s)) + 1
     grid_s = np.arange(count) * step_s
     target, rounded = np.zeros(count), np.zeros(count)
-    ends = [start for start, _ in speech.phonemes[1:]] + [speech.seconds]
-    for (start, name), end in zip(speech.phonemes, ends, strict=True):
-        letters = name.strip("ˈˌː")
+    for phoneme in speech.phonemes:
+        letters = phoneme.name.strip("ˈˌː")
         if letters:
-            part = (grid_s >= start) & (grid_s < end)
+            part = (grid_s >= phoneme.start_s) & (grid_s < phoneme.end_s)
             target[part] = _OPENNESS.get(letters[0], _OTHER_CONSONANT)
             rounded[part] = float(letters[0] in _ROUNDED)
-    samples = speech.samples.astype(np.float64) / 32768
+    samples = speech.samples.astype(np.float64)
     at = np.clip((grid_s * speech.sample_rate).astype(int), 0, max(len(samples) - 1, 0))
     power = (
         gaussian_filter1d(samples**2, 0.025 * speech.sample_rate)[at] if len(samples) else target
@@ -266,14 +266,20 @@ def _speak(seconds: float, report: Reporter) -> tuple[Speech | None, str]:
         report(Progress("sample", 0, 0, message))
         return None, ""
     text = SENTENCES[0]
-    speech = synthesise(text).delayed(_LEAD_S)
+    speech = _spoken(text)
     for end in range(2, len(SENTENCES) + 1):
         longer_text = " ".join(SENTENCES[:end])
-        longer = synthesise(longer_text).delayed(_LEAD_S)
+        longer = _spoken(longer_text)
         if longer.seconds > seconds:
             break
         speech, text = longer, longer_text
     return speech, text
+
+
+def _spoken(text: str) -> Speech:
+    """Speak a text after a moment of silence."""
+    (speech,) = synthesise([text], voice="en")
+    return joined([silence(_LEAD_S, speech.sample_rate), speech], [0, 0])
 
 
 def _rise(x: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -336,7 +342,7 @@ def _encode(
         container.mux(video.encode())
         if audio is not None and speech is not None:
             sound = av.AudioFrame.from_ndarray(
-                _fit_sound(speech, frames / fps)[None], format="s16", layout="mono"
+                _fit_sound(speech, frames / fps)[None], format="flt", layout="mono"
             )
             sound.sample_rate = speech.sample_rate
             resampler = AudioResampler(
@@ -348,14 +354,14 @@ def _encode(
 
 
 def _fit_sound(speech: Speech, seconds: float) -> np.ndarray:
-    """Cut or pad the sound to the clip's length, int16; a cut fades out within 50 ms."""
+    """Cut or pad the sound to the clip's length, float32; a cut fades out within 50 ms."""
     count = round(seconds * speech.sample_rate)
-    sound = np.zeros(count, np.int16)
+    sound = np.zeros(count, np.float32)
     kept = speech.samples[:count]
     sound[: len(kept)] = kept
     if len(speech.samples) > count:
         fade = np.linspace(1, 0, min(round(0.05 * speech.sample_rate), count))
-        sound[count - len(fade) :] = (sound[count - len(fade) :] * fade).astype(np.int16)
+        sound[count - len(fade) :] *= fade.astype(np.float32)
     return sound
 
 

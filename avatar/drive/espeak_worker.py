@@ -1,11 +1,11 @@
-"""Speak one text with espeak-ng; run as a script by ``capture.speech``, in a process of its own.
+"""Speak texts with espeak-ng; run as a script by ``avatar.drive.espeak``, in a process of its own.
 
 espeak-ng keeps its voice, its callback and the phase of its oscillators in static variables that
-``espeak_Terminate`` does not reset: a second text in one process sounds different from the first.
-In a fresh process the same text always gives the same sound, and a crash of the library stays here.
-So this file imports nothing but the standard library.
+``espeak_Terminate`` does not reset. In a fresh process the same texts always give the same sound, two
+threads cannot meet in the library, and a crash of it stays here. So this file imports nothing but the
+standard library.
 
-    python espeak_worker.py LIBRARY DATA_FOLDER VOICE RATE_WPM < text > one JSON line, then PCM
+    python espeak_worker.py LIBRARY DATA_FOLDER VOICE RATE_WPM PITCH < JSON list of texts > JSON line, PCM
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ _INITIALIZE_PHONEME_EVENTS = 0x0001
 _INITIALIZE_PHONEME_IPA = 0x0002
 _INITIALIZE_DONT_EXIT = 0x8000
 _EVENT_LIST_TERMINATED = 0
+_EVENT_WORD = 1
 _EVENT_PHONEME = 7
 _PARAMETER_RATE = 1
+_PARAMETER_PITCH = 3
 _CHARS_UTF8 = 1
 _POS_CHARACTER = 1
 
@@ -52,46 +54,76 @@ _SynthCallback = ctypes.CFUNCTYPE(
 )
 
 
-def main(library_path: str, data_folder: str, voice: str, rate_wpm: str) -> int:
-    """Speak stdin (UTF-8); write a line ``{"sample_rate", "phonemes"}`` and 16-bit PCM to stdout."""
-    library = ctypes.CDLL(library_path)
-    _declare(library)
-    chunks: list[bytes] = []
-    phonemes: list[tuple[float, str]] = []
+class _Receiver:
+    """Collects what the library hands over while it speaks one text."""
 
-    def receive(wave, count: int, events) -> int:
-        """Keep one chunk of sound and the phonemes that start in it; 0 asks for more."""
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.phonemes: list[tuple[float, str]] = []
+        self.words: list[tuple[float, int]] = []
+
+    def take(self, wave, count: int, events) -> int:
+        """Keep one chunk of sound and the events in it; 0 asks for more."""
         if count > 0 and wave:
-            chunks.append(ctypes.string_at(wave, 2 * count))
+            self.chunks.append(ctypes.string_at(wave, 2 * count))
         index = 0
         while events and events[index].type != _EVENT_LIST_TERMINATED:
             event = events[index]
+            at = event.audio_position / 1000.0
             if event.type == _EVENT_PHONEME:
                 name = bytes(event.id).split(b"\0")[0].decode("utf-8", "ignore")
-                phonemes.append((event.audio_position / 1000.0, name))
+                self.phonemes.append((at, name))
+            elif event.type == _EVENT_WORD:
+                self.words.append((at, event.text_position - 1))
             index += 1
         return 0
 
+
+def main(library_path: str, data_folder: str, voice: str, rate_wpm: str, pitch: str) -> int:
+    """Speak the texts of stdin, a JSON list; write a line of JSON and 16-bit PCM to stdout.
+
+    The line holds ``sample_rate`` and ``texts``: of each its ``samples``, ``phonemes`` [[s, name]] and
+    ``words`` [[s, index of the first character]].
+    """
+    library = ctypes.CDLL(library_path)
+    _declare(library)
+    receiver = _Receiver()
     options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_PHONEME_IPA | _INITIALIZE_DONT_EXIT
     rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data_folder.encode(), options)
     if rate <= 0:
         return FAILED
-    callback = _SynthCallback(receive)  # must live until the library has ended
+    callback = _SynthCallback(
+        lambda *heard: receiver.take(*heard)
+    )  # must outlive the library's use
     library.espeak_SetSynthCallback(callback)
+    spoken: list[dict[str, object]] = []
+    sound: list[bytes] = []
     try:
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
             return UNKNOWN_VOICE
         library.espeak_SetParameter(_PARAMETER_RATE, int(rate_wpm), 0)
-        text = sys.stdin.buffer.read()
-        status = library.espeak_Synth(
-            text, len(text) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None
-        )
-        if status != 0 or library.espeak_Synchronize() != 0:
-            return FAILED
+        library.espeak_SetParameter(_PARAMETER_PITCH, int(pitch), 0)
+        for text in json.load(sys.stdin.buffer):
+            receiver = _Receiver()
+            content = text.encode()
+            status = library.espeak_Synth(
+                content, len(content) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None
+            )
+            if status != 0 or library.espeak_Synchronize() != 0:
+                return FAILED
+            pcm = b"".join(receiver.chunks)
+            sound.append(pcm)
+            spoken.append(
+                {
+                    "samples": len(pcm) // 2,
+                    "phonemes": receiver.phonemes,
+                    "words": receiver.words,
+                }
+            )
     finally:
         library.espeak_Terminate()
-    header = json.dumps({"sample_rate": rate, "phonemes": phonemes}) + "\n"
-    sys.stdout.buffer.write(header.encode() + b"".join(chunks))
+    header = json.dumps({"sample_rate": rate, "texts": spoken}) + "\n"
+    sys.stdout.buffer.write(header.encode() + b"".join(sound))
     return 0
 
 
