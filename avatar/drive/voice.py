@@ -1,0 +1,329 @@
+"""A person's own way of speaking: a small temporal convolution from sound to ARKit coefficients.
+
+The file ``me.voice`` holds two networks of one make: one for files, which sees 200 ms of what comes
+next, and one for live sound, which sees 80 ms of it. Each is an ensemble whose members run side by
+side as groups of one convolution; their mean errs less than each of them.
+
+Predictions that lie off what the person's face was seen to do are pulled back to it by locally linear
+embedding, as GeneFace++ (Ye et al. 2023, section 3.3) does with landmarks: the prediction's nearest
+recorded faces are mixed with the weights that reconstruct it best (Roweis and Saul 2000, equation 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avatar.checks import InputError
+from avatar.drive.audio_features import FEATURES, FLOOR, LEVEL, with_level
+from avatar.drive.motion import ARKIT_COUNT
+from avatar.rig.arkit import ARKIT_NAMES
+from avatar.tensorfile import read_tensors, write_tensors
+
+VOICE_FORMAT, VOICE_VERSION = "headsplat.voice", 1
+VOICE_SUFFIX = ".voice"
+REMEDY = "Run: avatar train-voice me.capture -o me.voice"
+
+SPOKEN = tuple(
+    i for i, n in enumerate(ARKIT_NAMES) if n.startswith(("jaw", "mouth", "cheek", "nose", "brow"))
+)
+"""The coefficients that sound says something about; eyes are not among them."""
+BROWS = tuple(i for i, n in enumerate(ARKIT_NAMES) if n.startswith("brow"))
+LOUDEST_GAIN = 6.0
+"""Sound is brought to the level of the person's clip, by at most e to this power (26 dB)."""
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Size of the network."""
+
+    inputs: int = FEATURES
+    """Features a frame."""
+    channels: int = 48
+    """Of each member."""
+    members: int = 4
+    """Networks whose mean is taken."""
+    dilations: tuple[int, ...] = (1, 2)
+    """Of the residual blocks, each of kernel 3."""
+    first_kernel: int = 5
+    """Frames that the first layer sees."""
+    look_ahead: int = 10
+    """Frames after the moment that is predicted; 20 ms each."""
+    dropout: float = 0.2
+    """Share of channels dropped in training."""
+
+    @property
+    def reach(self) -> int:
+        """How many frames before its newest one an output depends on."""
+        return self.first_kernel - 1 + 2 * sum(self.dilations)
+
+
+class VoiceNet(nn.Module):
+    """Features [B, inputs, T + reach] to coefficients [B, members, 41, T], standardised.
+
+    Output k comes from inputs k to k + reach: no padding inside, so that a stream fed frame by frame
+    gives what a whole file gives.
+    """
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        self.config = config
+        m, c = config.members, config.channels
+        self.first = nn.Conv1d(config.inputs, m * c, config.first_kernel)
+        self.blocks = nn.ModuleList(
+            nn.Conv1d(m * c, m * c, 3, dilation=d, groups=m) for d in config.dilations
+        )
+        self.mixes = nn.ModuleList(nn.Conv1d(m * c, m * c, 1, groups=m) for _ in config.dilations)
+        self.drop = nn.Dropout1d(config.dropout)
+        self.last = nn.Conv1d(m * c, m * len(SPOKEN), 1, groups=m)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the members' outputs."""
+        x = self.drop(nn.functional.gelu(self.first(x)))
+        for block, mix, d in zip(self.blocks, self.mixes, self.config.dilations, strict=True):
+            inner = mix(nn.functional.gelu(block(x)))
+            x = self.drop(nn.functional.gelu(x[..., 2 * d :] + inner))
+        out = self.last(x)
+        return out.reshape(len(out), self.config.members, len(SPOKEN), -1)
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """The faces that a person made while speaking, and how far apart they lie."""
+
+    faces: Tensor
+    """[M, 41] spoken coefficients of recorded frames."""
+    scale: Tensor
+    """[41] what counts as one unit of each."""
+    near: float
+    """Usual distance of a recorded face to the mix of its neighbours, units."""
+    neighbours: int = 10
+
+    def pulled(self, weights: Tensor) -> Tensor:
+        """Return coefficients [F, 41]: those that lie off the manifold pulled towards it.
+
+        A face as near as recorded ones are stays as it is; at three times the distance it lies two thirds
+        of the way back.
+        """
+        if not len(weights):
+            return weights
+        x, faces = weights / self.scale, self.faces / self.scale
+        count = min(self.neighbours, len(faces))
+        nearest = faces[torch.cdist(x, faces).topk(count, largest=False).indices]  # [F, k, 41]
+        way = nearest - x[:, None]
+        gram = way @ way.transpose(1, 2)
+        ridge = 1e-2 * gram.diagonal(dim1=1, dim2=2).sum(-1)[:, None, None] + 1e-6
+        share = torch.linalg.solve(
+            gram + ridge * torch.eye(count, dtype=x.dtype), torch.ones(len(x), count, 1, dtype=x.dtype)
+        )
+        share = share / share.sum(1, keepdim=True)
+        mixed = (share * nearest).sum(1)
+        distance = (x - mixed).norm(dim=-1, keepdim=True)
+        keep = (self.near / distance.clamp(min=1e-9)).clamp(max=1)
+        return (mixed + keep * (x - mixed)) * self.scale
+
+
+@dataclass(frozen=True)
+class VoiceModel:
+    """What ``avatar train-voice`` learnt."""
+
+    nets: dict[str, VoiceNet]
+    """``file`` and ``live``."""
+    mean: Tensor
+    """[inputs] of the features."""
+    spread: Tensor
+    """[inputs] standard deviation of the features."""
+    face_mean: Tensor
+    """[41]."""
+    face_spread: Tensor
+    """[41]."""
+    manifold: Manifold
+    low: Tensor
+    """[52] the lowest that the person's coefficients go (1st percentile)."""
+    high: Tensor
+    """[52] the highest (99th percentile)."""
+    rest: Tensor
+    """[52] the coefficients of the person at rest: the 10th percentile."""
+    level: float
+    """How loud the speech was (``speech_level``)."""
+    extractor: str = "mel"
+    """``mel``, or the kind of network that made the features."""
+    source_sha256: str = ""
+    """Hash of the clip."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """How it was trained and measured."""
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically."""
+        tensors = {
+            f"{name}.{key}": value
+            for name, net in self.nets.items()
+            for key, value in net.state_dict().items()
+        }
+        for name in ("mean", "spread", "face_mean", "face_spread", "low", "high", "rest"):
+            tensors[name] = getattr(self, name).float()
+        tensors["faces"], tensors["face_scale"] = self.manifold.faces, self.manifold.scale
+        header = {
+            "nets": {name: vars(net.config) for name, net in self.nets.items()},
+            "near": self.manifold.near,
+            "level": self.level,
+            "extractor": self.extractor,
+            "source_sha256": self.source_sha256,
+            "expression_names": list(ARKIT_NAMES),
+            "facts": self.facts,
+        }
+        write_tensors(path, tensors, format=VOICE_FORMAT, version=VOICE_VERSION, header=header)
+
+    @staticmethod
+    def load(path: Path) -> VoiceModel:
+        """Read a .voice file; raises InputError naming what is wrong and what to do."""
+        spoken = len(SPOKEN)
+        tensors, header = read_tensors(
+            path,
+            format=VOICE_FORMAT,
+            version=VOICE_VERSION,
+            required={
+                **dict.fromkeys(("mean", "spread"), "I"),
+                **dict.fromkeys(("face_mean", "face_spread", "face_scale"), str(spoken)),
+                **dict.fromkeys(("low", "high", "rest"), str(ARKIT_COUNT)),
+                "faces": f"M {spoken}",
+            },
+            remedy=REMEDY,
+        )
+        try:
+            if header["expression_names"] != list(ARKIT_NAMES):
+                raise ValueError("its coefficients are not the 52 of ARKit")
+            nets = {name: _net(tensors, name, header["nets"][name]) for name in ("file", "live")}
+            if any(net.config.inputs != len(tensors["mean"]) for net in nets.values()):
+                raise ValueError("its networks take another number of features")
+            manifold = Manifold(tensors["faces"], tensors["face_scale"], float(header["near"]))
+            return VoiceModel(
+                nets,
+                *(tensors[n] for n in ("mean", "spread", "face_mean", "face_spread")),
+                manifold,
+                *(tensors[n] for n in ("low", "high", "rest")),
+                level=float(header["level"]),
+                extractor=str(header["extractor"]),
+                source_sha256=str(header["source_sha256"]),
+                facts=dict(header["facts"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{path} is damaged ({error}). {REMEDY}") from error
+
+    @torch.no_grad()
+    def predict(self, features: np.ndarray, net: str = "file") -> Tensor:
+        """Return coefficients [N, 52] for the frames [N, inputs] of a whole sound.
+
+        Args:
+            features: as the extractor gives them, at the level of the person's clip.
+            net: ``file`` or ``live``.
+        """
+        stream = VoiceStream(self, net, level=self.level)
+        parts = [stream.push(features[i : i + 500]) for i in range(0, len(features), 500)]
+        return torch.cat([*parts, stream.flush()]) if parts else stream.flush()
+
+
+class VoiceStream:
+    """Feature frames in, coefficients out ``look_ahead`` frames later."""
+
+    def __init__(self, model: VoiceModel, net: str = "live", *, level: float | None = None) -> None:
+        """Start at time 0.
+
+        Args:
+            model: the person's.
+            net: ``file`` or ``live``.
+            level: how loud the speech that comes is (``speech_level``); None finds out while it comes.
+        """
+        self._model, self._net = model, model.nets[net].eval()
+        config = self._net.config
+        self.look_ahead = config.look_ahead
+        """Frames by which results are later than what they describe."""
+        self._level = LevelFollower(model.level, known=level)
+        self._mel = model.extractor == "mel"
+        self._before = config.reach - config.look_ahead
+        self._held: Tensor | None = None
+        self._skip = max(0, -self._before)
+
+    @torch.no_grad()
+    def push(self, features: np.ndarray) -> Tensor:
+        """Take frames [N, inputs]; return the coefficients [M, 52] that can be known now."""
+        model = self._model
+        if self._mel:
+            features = self._level.levelled(features)
+        x = (torch.from_numpy(np.asarray(features)).float() - model.mean) / model.spread
+        return self._run(x)
+
+    def flush(self) -> Tensor:
+        """Return the last coefficients [M, 52]; after the end the sound stays as it was."""
+        if self._held is None:
+            return torch.zeros(0, ARKIT_COUNT)
+        return self._run(self._held[-1:].expand(self.look_ahead, -1))
+
+    @torch.no_grad()
+    def _run(self, x: Tensor) -> Tensor:
+        model, reach = self._model, self._net.config.reach
+        if len(x) == 0:
+            return torch.zeros(0, ARKIT_COUNT)
+        if self._held is None:  # before the beginning the sound was as it begins
+            self._held = x[:1].expand(max(self._before, 0), -1)
+        self._held = torch.cat([self._held, x])
+        count = len(self._held) - reach
+        if count <= 0:
+            return torch.zeros(0, ARKIT_COUNT)
+        out = self._net(self._held.T[None])[0].mean(0).T
+        self._held = self._held[count:]
+        out, self._skip = out[self._skip :], max(0, self._skip - len(out))
+        spoken = model.manifold.pulled(out * model.face_spread + model.face_mean)
+        weights = model.rest.expand(len(spoken), ARKIT_COUNT).clone()
+        weights[:, list(SPOKEN)] = spoken
+        return weights
+
+
+class LevelFollower:
+    """Brings sound to the level of the person's clip, whatever the microphone."""
+
+    def __init__(self, wanted: float, *, known: float | None = None) -> None:
+        """Begin.
+
+        Args:
+            wanted: the level at which the model was trained.
+            known: the level of what comes; None follows it, from ``wanted`` on.
+        """
+        self._wanted, self._fixed = wanted, known is not None
+        self._level = wanted if known is None else known
+
+    def levelled(self, features: np.ndarray) -> np.ndarray:
+        """Return frames [N, 43] as they were at the wanted level.
+
+        The level is the 90th percentile of what is not silence, followed by a stochastic quantile
+        estimate: up nine times as fast as down, at most 9 dB a second.
+        """
+        out = np.empty_like(features)
+        floor = np.log(FLOOR) + 2
+        for i, frame in enumerate(features):
+            if not self._fixed and frame[LEVEL] > max(floor, self._level - 6):
+                self._level += 0.04 * (0.9 if frame[LEVEL] > self._level else -0.1)
+            elif not self._fixed and frame[LEVEL] > floor:
+                self._level -= 0.001  # quiet for long: perhaps that is the speech
+            gain = float(np.clip(self._wanted - self._level, -LOUDEST_GAIN, LOUDEST_GAIN))
+            out[i] = frame if gain == 0 else with_level(frame[None], gain)[0]
+        return out
+
+
+def _net(tensors: dict[str, Tensor], name: str, config: dict[str, Any]) -> VoiceNet:
+    """Build a network from a file's tensors; raises ValueError, TypeError or RuntimeError."""
+    settings = NetConfig(**{**config, "dilations": tuple(int(d) for d in config["dilations"])})
+    sizes = (settings.inputs, settings.channels, settings.members, settings.first_kernel)
+    if not all(isinstance(n, int) and 1 <= n <= 4096 for n in (*sizes, *settings.dilations)):
+        raise ValueError("its networks have impossible sizes")
+    if not 0 <= settings.look_ahead <= 100 or len(settings.dilations) > 16:
+        raise ValueError("its networks have impossible sizes")
+    net = VoiceNet(settings)
+    prefix = f"{name}."
+    net.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    return net.eval()

@@ -1,0 +1,430 @@
+"""Learns a person's voice model from the sound and the track of their own clip.
+
+Targets are the tracked coefficients at 50 a second. What counts is where the lips are, so errors are
+taken on the lattice: of all mouth points, of the gap between the lips, of their speed. A gap that is
+shut in the clip (bilabials: m, b, p) must be shut: there, being too open costs more.
+
+How long to train is chosen on the validation part (the last eighth of the training part); the final
+networks are trained for so long on all of it. Everything random comes from one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatar.capture_data import Capture, Track
+from avatar.checks import InputError
+from avatar.drive.audio_features import (
+    FEATURE_FPS,
+    FEATURES,
+    FLOOR,
+    LEVEL,
+    MELS,
+    RATE,
+    FeatureStream,
+    Resampler,
+    read_sound,
+    sound_features,
+    speech_level,
+)
+from avatar.drive.motion import ARKIT_COUNT
+from avatar.drive.voice import BROWS, SPOKEN, Manifold, NetConfig, VoiceModel, VoiceNet
+from avatar.rig.arkit import ARKIT_NAMES
+from avatar.types import Progress, Reporter, ignore_progress
+
+LIPS = ((13, 14), (82, 87), (312, 317))
+"""Points of the upper and lower inner lip, one above the other: the middle, and to either side."""
+SHORTEST_S = 8.0
+"""Of sound with a face, seconds: less teaches nothing."""
+
+
+@dataclass(frozen=True)
+class VoiceTrainConfig:
+    """How a voice model is trained."""
+
+    net: NetConfig = field(default_factory=NetConfig)
+    live_look_ahead: int = 4
+    """Frames (20 ms each) that the live network may look ahead."""
+    steps: int = 900
+    """Most steps; the best number up to it is chosen on the validation part."""
+    every: int = 100
+    """Steps between two looks at the validation part."""
+    batch: int = 16
+    crop: int = 100
+    """Frames of each example."""
+    rate: float = 2e-3
+    """Learning rate of AdamW, falling to a tenth by a cosine."""
+    decay: float = 0.05
+    velocity: float = 0.5
+    """Weight of the error of speeds."""
+    gap: float = 1.0
+    """Weight of the error of the lips' gap."""
+    closure: float = 1.0
+    """Weight of gaps that should be shut and are not."""
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    """The sound is played at these speeds too."""
+    faces: int = 800
+    """Recorded faces kept for the manifold, at most."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One version of the clip: what is heard, and what the face does."""
+
+    features: Tensor
+    """[N, inputs]."""
+    faces: Tensor
+    """[N, 41] spoken coefficients, at the frames of the features."""
+
+
+@dataclass(frozen=True)
+class MouthGeometry:
+    """The person's mouth as a linear function of the spoken coefficients."""
+
+    points: Tensor
+    """[41, 3 P] displacement of the mouth's points, millimetres at coefficient 1."""
+    gap: Tensor
+    """[41] change of the gap between the inner lips, millimetres."""
+    gap_at_zero: float
+
+    @staticmethod
+    def of(track: Track) -> MouthGeometry:
+        """Take it from a track's lattice and basis."""
+        basis = track.basis[list(SPOKEN)].float() * 1e3
+        moving = track.basis[[i for i in SPOKEN if ARKIT_NAMES[i].startswith(("jaw", "mouth"))]]
+        reach = moving.norm(dim=-1).sum(0)
+        # The points that the mouth's shapes move most: lips, chin, the folds beside the nose.
+        chosen = reach.topk(min(120, len(reach))).indices
+        up, down = (torch.tensor(side) for side in zip(*LIPS, strict=True))
+        return MouthGeometry(
+            basis[:, chosen].flatten(1),
+            (basis[:, up, 1] - basis[:, down, 1]).mean(-1),
+            float(1e3 * (track.lattice[up, 1] - track.lattice[down, 1]).mean()),
+        )
+
+
+def lip_gap(track: Track, expression: Tensor) -> Tensor:
+    """Return the gap between the inner lips [F] in millimetres, of coefficients [F, E'] (the first E')."""
+    up, down = (torch.tensor(side) for side in zip(*LIPS, strict=True))
+    count = expression.shape[-1]
+    rows = track.lattice[up, 1] - track.lattice[down, 1]
+    change = track.basis[:count, up, 1] - track.basis[:count, down, 1]
+    return 1e3 * (rows + expression.to(change) @ change).mean(-1)
+
+
+def at_feature_times(values: Tensor, fps: float, frames: int, speed: float = 1.0) -> Tensor:
+    """Return values [F, D] of video frames at the times of so many feature frames, [frames, D].
+
+    Linear in between; a frame of video shows what was when its time came.
+    """
+    time = np.arange(frames) / FEATURE_FPS * speed
+    known = np.arange(len(values)) / fps
+    columns = [np.interp(time, known, column) for column in values.numpy().T]
+    return torch.from_numpy(np.stack(columns, -1)).float()
+
+
+def train_voice(
+    capture: Capture,
+    config: VoiceTrainConfig | None = None,
+    *,
+    frames: tuple[int, int] | None = None,
+    extractor: Callable[[Path], np.ndarray] | None = None,
+    extractor_name: str = "mel",
+    report: Reporter = ignore_progress,
+) -> VoiceModel:
+    """Learn speech to expression from a capture's own sound.
+
+    Args:
+        capture: with sound.
+        config: settings.
+        frames: video frames [first, last) to learn from, the last eighth of them for choices; the
+            capture's training part where None. Other frames are not looked at.
+        extractor: makes features [N, inputs], 50 a second, of a sound file; None for log-mel, pitch and
+            level.
+        extractor_name: what to call it in the file.
+        report: takes progress.
+
+    Raises:
+        InputError: no sound, no speech, too short, or no face.
+    """
+    began = perf_counter()
+    config = config or VoiceTrainConfig()
+    first, last = frames or capture.splits.train
+    track = capture.track
+    if track.expression_names[:ARKIT_COUNT] != ARKIT_NAMES:
+        raise InputError(f"{capture.path} was tracked without ARKit coefficients. Capture it again.")
+    seconds = (last - first) / capture.fps
+    if capture.audio is None:
+        raise InputError(
+            f"{capture.path} has no sound, so there is no speech to learn from. Capture a clip in which "
+            "the person speaks."
+        )
+    if seconds < SHORTEST_S or float(track.valid[first:last].float().mean()) < 0.5:
+        raise InputError(
+            f"{capture.path} has {seconds:.1f} s to learn from, with a face in "
+            f"{100 * float(track.valid[first:last].float().mean()):.0f} % of them; at least "
+            f"{SHORTEST_S:.0f} s, and a face in half of them, are needed. A minute of speech is good."
+        )
+    report(Progress("features", 0, len(config.speeds)))
+    weights = track.states().expression[:, :ARKIT_COUNT].float()
+    weights = _filled(weights, track.valid.bool())
+    lessons = _lessons(capture, weights, config, (first, last), extractor, report)
+    plain = lessons[config.speeds.index(1.0)] if extractor is None else lessons[0]
+    level = speech_level(plain.features.numpy()) if extractor is None else 0.0
+    if extractor is None and level < np.log(FLOOR) + 4:
+        raise InputError(
+            f"The sound of {capture.path} is silent, so there is no speech to learn from. Capture a clip "
+            "in which the person speaks."
+        )
+    net = replace(config.net, inputs=plain.features.shape[1])
+    geometry = MouthGeometry.of(track)
+    split = int(len(plain.features) * 7 / 8)
+    steps, curve = _chosen_steps(lessons, plain, split, net, geometry, config, report)
+    nets: dict[str, VoiceNet] = {}
+    for name, look_ahead in (("file", net.look_ahead), ("live", config.live_look_ahead)):
+        nets[name] = _fit(
+            lessons,
+            replace(net, look_ahead=look_ahead),
+            geometry,
+            config,
+            steps,
+            stage=f"train {name}",
+            report=report,
+        )[0]
+    mean, spread, face_mean, face_spread = _statistics(plain)
+    seen = weights[first:last]
+    return VoiceModel(
+        nets,
+        mean,
+        spread,
+        face_mean,
+        face_spread,
+        _manifold(plain.faces, face_spread, config),
+        low=seen.quantile(0.01, dim=0),
+        high=seen.quantile(0.99, dim=0),
+        rest=seen.quantile(0.1, dim=0),
+        level=level,
+        extractor=extractor_name,
+        source_sha256=capture.source_sha256,
+        facts={
+            "frames": [first, last],
+            "steps": steps,
+            "validation_gap_correlation": curve,
+            "seed": config.seed,
+            "seconds": round(perf_counter() - began, 1),
+        },
+    )
+
+
+def _filled(values: Tensor, valid: Tensor) -> Tensor:
+    """Return values [F, D], those of frames without a face taken from their neighbours."""
+    known = torch.nonzero(valid)[:, 0].numpy()
+    at = np.arange(len(values))
+    columns = [np.interp(at, known, column[known]) for column in values.numpy().T]
+    return torch.from_numpy(np.stack(columns, -1)).float()
+
+
+def _lessons(
+    capture: Capture,
+    weights: Tensor,
+    config: VoiceTrainConfig,
+    frames: tuple[int, int],
+    extractor: Callable[[Path], np.ndarray] | None,
+    report: Reporter,
+) -> list[Lesson]:
+    """Return the training part's lessons, one for each speed; nothing else of the clip is in them."""
+    assert capture.audio is not None
+    start, end = frames[0] / capture.fps, frames[1] / capture.fps
+    spoken = weights[frames[0] : frames[1], list(SPOKEN)]
+    if extractor is not None:
+        features = extractor(capture.audio)
+        part = features[round(start * FEATURE_FPS) : int(end * FEATURE_FPS)]
+        faces = at_feature_times(spoken, capture.fps, len(part))
+        return [Lesson(torch.from_numpy(part).float(), faces)]
+    blocks = list(read_sound(capture.audio))
+    rate = blocks[0].rate
+    sound = np.concatenate([b.samples for b in blocks])[int(start * rate) : int(end * rate)]
+    lessons = []
+    for k, speed in enumerate(config.speeds):
+        # Played faster is read as if it had been recorded with more samples a second.
+        stream = FeatureStream(round(rate * speed))
+        features = np.concatenate([stream.push(sound), stream.flush()])
+        faces = at_feature_times(spoken, capture.fps, len(features), speed)
+        lessons.append(Lesson(torch.from_numpy(features).float(), faces))
+        report(Progress("features", k + 1, len(config.speeds)))
+    return lessons
+
+
+def _statistics(plain: Lesson) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mean and spread of features and of faces."""
+    faces = plain.faces.std(0).clamp(min=0.01)
+    return plain.features.mean(0), plain.features.std(0).clamp(min=0.05), plain.faces.mean(0), faces
+
+
+def _manifold(faces: Tensor, scale: Tensor, config: VoiceTrainConfig) -> Manifold:
+    """Keep recorded faces evenly over time, and measure how near each lies to the others."""
+    keep = torch.linspace(0, len(faces) - 1, min(config.faces, len(faces))).long()
+    chosen = faces[keep]
+    others = Manifold(chosen[::2], scale, 0.0)
+    distance = ((others.pulled(chosen[1::2]) - chosen[1::2]) / scale).norm(dim=-1)
+    return Manifold(chosen, scale, float(distance.median()))
+
+
+def _chosen_steps(
+    lessons: list[Lesson],
+    plain: Lesson,
+    split: int,
+    net: NetConfig,
+    geometry: MouthGeometry,
+    config: VoiceTrainConfig,
+    report: Reporter,
+) -> tuple[int, list[float]]:
+    """Train on all but the validation part and return the number of steps that was best on it."""
+    shares = [split / len(plain.features) * len(lesson.features) for lesson in lessons]
+    known = [
+        Lesson(lesson.features[: int(n)], lesson.faces[: int(n)])
+        for lesson, n in zip(lessons, shares, strict=True)
+    ]
+    target = plain.faces[split:] @ geometry.gap
+    curve: list[float] = []
+
+    def look(fitted: VoiceNet) -> None:
+        x = (plain.features - mean) / spread
+        shift = net.look_ahead
+        before = x[:1].expand(net.reach - shift, -1) if net.reach > shift else x[:0]
+        x = torch.cat([before, x, x[-1:].expand(shift, -1)])
+        out = fitted(x.T[None])[0].mean(0).T[max(0, shift - net.reach) :]
+        gap = (out * face_spread + face_mean)[split:] @ geometry.gap
+        pair = torch.stack([gap, target])
+        curve.append(round(float(torch.corrcoef(pair)[0, 1]), 4))
+
+    # Standardised by what is known without the validation part.
+    of = known[0] if len(known) == 1 else known[config.speeds.index(1.0)]
+    mean, spread, face_mean, face_spread = _statistics(of)
+    _fit(known, net, geometry, config, config.steps, "choose", report, look)
+    # A mean of neighbours: one lucky look is no reason.
+    smooth = np.convolve(np.pad(np.nan_to_num(curve), 1, mode="edge"), np.ones(3) / 3, "valid")
+    return (int(np.argmax(smooth)) + 1) * config.every, curve
+
+
+def _fit(
+    lessons: list[Lesson],
+    net: NetConfig,
+    geometry: MouthGeometry,
+    config: VoiceTrainConfig,
+    steps: int,
+    stage: str,
+    report: Reporter,
+    look: Callable[[VoiceNet], None] | None = None,
+) -> tuple[VoiceNet, float]:
+    """Train one network; return it and its last loss. The learning rate follows ``config.steps``."""
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # what layers start from, and dropout
+        model = VoiceNet(net)
+        plain = lessons[0] if len(lessons) == 1 else lessons[config.speeds.index(1.0)]
+        mean, spread, face_mean, face_spread = _statistics(plain)
+        closed = float((plain.faces @ geometry.gap).quantile(0.15))
+        unit = float((plain.faces @ geometry.gap).std().clamp(min=0.1))
+        matter = torch.ones(len(SPOKEN))
+        matter[[SPOKEN.index(i) for i in BROWS]] = 0.1
+        points = geometry.points
+        point_unit = ((plain.faces - face_mean) @ points).std()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.decay)
+        value = 0.0
+        for step in range(steps):
+            x, y = _batch(lessons, net, config, generator, mean.shape[0] == FEATURES)
+            model.train()
+            out = model(((x - mean) / spread).transpose(1, 2)).transpose(2, 3)  # [B, m, T, 41]
+            y = y[:, None]
+            faces = out * face_spread + face_mean
+            error = faces - y
+            gap, wanted = faces @ geometry.gap, y @ geometry.gap
+            shut = (wanted < closed).float()
+            loss = (matter * (error / face_spread) ** 2).mean() * 0.5
+            loss = loss + ((error @ points) / point_unit).square().mean()
+            loss = loss + config.gap * ((gap - wanted) / unit).square().mean()
+            loss = loss + config.closure * (shut * ((gap - wanted).relu() / unit) ** 2).mean()
+            speed = error.diff(dim=2) @ points / point_unit
+            loss = loss + config.velocity * speed.square().mean() * 4
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate * (
+                    0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * min(1.0, step / config.steps)))
+                )
+            optimizer.step()
+            value = float(loss.detach())
+            if (step + 1) % config.every == 0 and look is not None:
+                model.eval()
+                with torch.no_grad():
+                    look(model)
+            if (step + 1) % 10 == 0 or step + 1 == steps:
+                report(Progress(stage, step + 1, steps, values={"loss": value}))
+    return model.eval(), value
+
+
+def _batch(
+    lessons: list[Lesson],
+    net: NetConfig,
+    config: VoiceTrainConfig,
+    generator: torch.Generator,
+    mel: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return features [B, crop + reach, inputs], augmented, and faces [B, crop, 41]."""
+    xs, ys = [], []
+    for _ in range(config.batch):
+        lesson = lessons[int(torch.randint(len(lessons), (1,), generator=generator))]
+        total = len(lesson.features)
+        crop = min(config.crop, total - net.reach - net.look_ahead - 1)
+        # The face at k is heard in features k + look_ahead - reach to k + look_ahead.
+        low = max(0, net.reach - net.look_ahead)
+        high = total - crop - net.look_ahead
+        at = int(torch.randint(low, max(high, low + 1), (1,), generator=generator))
+        start = at + net.look_ahead - net.reach
+        xs.append(lesson.features[start : start + crop + net.reach])
+        ys.append(lesson.faces[at : at + crop])
+    x, y = torch.stack(xs), torch.stack(ys)
+    return (_augmented(x, generator) if mel else x), y
+
+
+def _augmented(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Play features [B, T, 43] louder or softer, in noise, over a telephone, with bands missing."""
+    batch = len(x)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    x = x.clone()
+    floor = float(np.log(FLOOR))
+    # Level: +-3 dB about what the level follower leaves.
+    x[..., : LEVEL + 1] += 1.4 * (uniform(batch, 1, 1) - 0.5)
+    # Noise: 10 to 50 dB below the loudest frame, of a random slope.
+    loudest = x[..., :MELS].amax((1, 2), keepdim=True)
+    slope = (uniform(batch, 1, 1) - 0.7) * torch.linspace(0, 6, MELS)
+    noise = loudest - 2.3 - 9.2 * uniform(batch, 1, 1) + slope
+    noise = noise + 0.3 * torch.randn(*x.shape[:2], MELS, generator=generator)
+    noisy = torch.logaddexp(x[..., :MELS], noise)
+    x[..., :MELS] = torch.where(uniform(batch, 1, 1) < 0.5, noisy, x[..., :MELS])
+    # Tilt: another microphone, another room.
+    x[..., :MELS] += 1.5 * (uniform(batch, 1, 1) - 0.5) * torch.linspace(-1, 1, MELS)
+    # A telephone's band ends at 3.4 to 4 kHz: the mels above hold nothing.
+    bands = torch.arange(MELS)
+    phone = (uniform(batch, 1, 1) < 0.1) & (bands >= 28)
+    x[..., :MELS] = torch.where(phone, torch.tensor(floor), x[..., :MELS])
+    # SpecAugment (Park et al. 2019): a few bands at their mean.
+    width = 1 + (uniform(batch, 1, 1) * 5).floor()
+    begin = (uniform(batch, 1, 1) * (MELS - 6)).floor()
+    masked = (bands >= begin) & (bands < begin + width) & (uniform(batch, 1, 1) < 0.5)
+    x[..., :MELS] = torch.where(masked, x[..., :MELS].mean(1, keepdim=True), x[..., :MELS])
+    x[..., : LEVEL + 1] = x[..., : LEVEL + 1].clamp(min=floor)
+    return x
