@@ -36,6 +36,7 @@ from avatar.cli_film import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_live import send
 from avatar.cli_tools import doctor, sample
+from avatar.cli_voice import train_voice
 from avatar.console import ProgressDisplay, console
 
 app = tyro.extras.SubcommandApp()
@@ -288,6 +289,7 @@ def render(
     size: tuple[int, int] | None = None,
     background: tuple[float, float, float] | None = None,
     frames: int | None = None,
+    voice: Path | None = None,
 ) -> None:
     """Let an avatar move and write the video.
 
@@ -295,13 +297,15 @@ def render(
         avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
         output: the video to write: .mp4, or .webm or .mov for one with transparency.
         drive: what moves it: self (the captured motion), another capture folder or clip (another person's
-            motion, carried over), a .csv / .json file of ARKit weights, or a .jsonl recording of a live
-            stream.
+            motion, carried over), a .csv / .json file of ARKit weights, a .jsonl recording of a live
+            stream, or speech (.wav, .mp3, .m4a, .ogg, .flac).
         camera: the capture's own view, a view square before the face, an orbit from side to side, or all
             the way round.
         size: width and height in pixels; the capture's where not given.
         background: red, green and blue from 0 to 1; white where not given.
         frames: frames at most; all where not given.
+        voice: how the person speaks, a .voice file of `avatar train-voice`; the me.voice beside the
+            avatar where not given, and a fallback without training where there is none.
     """
     from avatar.export.alpha_video import ALPHA_CODECS
 
@@ -315,7 +319,7 @@ def render(
         )
     model, home = open_avatar(avatar)
     with ProgressDisplay() as report:
-        source = driving_source(drive, model, home, output, frames, report)
+        source = driving_source(drive, model, home, output, frames, report, voice)
         pictures = pictures_of(
             model,
             source.states(),
@@ -326,6 +330,8 @@ def render(
             report=report,
         )
         written = film(output, pictures, source.fps, source, transparent=transparent)
+    if source.note:
+        console.print(escape(source.note))
     console.print(f"{output}: {written} frames at {source.fps:g} frames/s")
 
 
@@ -355,6 +361,7 @@ app.command(name="bench")(bench)
 app.command(name="sample")(sample)
 app.command(name="doctor")(doctor)
 app.command(name="send")(send)
+app.command(name="train-voice")(train_voice)
 
 
 def main() -> None:

@@ -108,6 +108,20 @@ class ViewBench:
     """Write the numbers to this file instead of a table; - prints them as JSON."""
 
 
+@dataclass(frozen=True)
+class VoiceBench:
+    """How right speech-driven faces are on held-out frames: personal model, fallback, control."""
+
+    capture: tyro.conf.Positional[Path]
+    """A capture of a clip in which the person speaks."""
+    seed: int = 0
+    """Seed of the training."""
+    steps: int | None = None
+    """Most steps of the training, instead of the usual number."""
+    json_file: JsonFile = None
+    """Write the numbers to this file instead of a table; - prints them as JSON."""
+
+
 def bench(
     what: tyro.conf.OmitArgPrefixes[
         Annotated[RasterizerBench, tyro.conf.subcommand("rasterizer", prefix_name=False)]
@@ -115,9 +129,10 @@ def bench(
         | Annotated[AvatarBench, tyro.conf.subcommand("avatar", prefix_name=False)]
         | Annotated[LiveBench, tyro.conf.subcommand("live", prefix_name=False)]
         | Annotated[ViewBench, tyro.conf.subcommand("view", prefix_name=False)]
+        | Annotated[VoiceBench, tyro.conf.subcommand("voice", prefix_name=False)]
     ] = RasterizerBench(),
 ) -> None:
-    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving), view (what browsers get).
+    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving), view (what browsers get), voice (speech-driven faces).
 
     Args:
         what: which part.
@@ -130,6 +145,10 @@ def bench(
         _bench_live(what)
     elif isinstance(what, ViewBench):
         _bench_view(what)
+    elif isinstance(what, VoiceBench):
+        from avatar.cli_voice import bench_voice
+
+        bench_voice(what.capture, what.seed, what.steps, what.json_file)
     else:
         _bench_rasterizer(what)
 

@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_fit": {"avatar", "configs", "viewer"},
     "avatar.cli_live": {"avatar", "capture"},
     "avatar.cli_tools": {"avatar", "capture"},
+    "avatar.cli_voice": {"avatar"},
     "avatar": set(),
     "capture": {"avatar", "capture"},
     "configs": {"avatar", "configs"},

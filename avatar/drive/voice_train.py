@@ -35,7 +35,18 @@ from avatar.drive.audio_features import (
     speech_level,
 )
 from avatar.drive.motion import ARKIT_COUNT
-from avatar.drive.voice import BROWS, SPOKEN, Manifold, NetConfig, VoiceModel, VoiceNet
+from avatar.drive.voice import (
+    BROWS,
+    SPOKEN,
+    Manifold,
+    NetConfig,
+    VoiceMemory,
+    VoiceModel,
+    VoiceNet,
+    mixed_output,
+    similarity,
+    windows_of,
+)
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.types import Progress, Reporter, ignore_progress
 
@@ -52,7 +63,7 @@ class VoiceTrainConfig:
     net: NetConfig = field(default_factory=NetConfig)
     live_look_ahead: int = 4
     """Frames (20 ms each) that the live network may look ahead."""
-    steps: int = 900
+    steps: int = 500
     """Most steps; the best number up to it is chosen on the validation part."""
     every: int = 100
     """Steps between two looks at the validation part."""
@@ -70,6 +81,16 @@ class VoiceTrainConfig:
     """Weight of gaps that should be shut and are not."""
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     """The sound is played at these speeds too."""
+    before: int = 3
+    """Frames before its moment that the memory compares."""
+    after: int = 7
+    """The same after it, at most."""
+    moments: int = 2000
+    """That are remembered, at most."""
+    kernel: float = 1.0
+    """Width of the kernel, in median squared distances between moments."""
+    ridge: float = 1.0
+    """Regularisation of the memory."""
     faces: int = 800
     """Recorded faces kept for the manifold, at most."""
     seed: int = 0
@@ -90,7 +111,8 @@ class MouthGeometry:
     """The person's mouth as a linear function of the spoken coefficients."""
 
     points: Tensor
-    """[41, 3 P] displacement of the mouth's points, millimetres at coefficient 1."""
+    """[41, 41] a root of the Gram matrix of the mouth points' displacements: ``|x @ points|`` is the length
+    of the way, in millimetres, by which coefficients x move all mouth points."""
     gap: Tensor
     """[41] change of the gap between the inner lips, millimetres."""
     gap_at_zero: float
@@ -104,8 +126,10 @@ class MouthGeometry:
         # The points that the mouth's shapes move most: lips, chin, the folds beside the nose.
         chosen = reach.topk(min(120, len(reach))).indices
         up, down = (torch.tensor(side) for side in zip(*LIPS, strict=True))
+        moved = basis[:, chosen].flatten(1).double()
+        gram = moved @ moved.T + 1e-6 * torch.eye(len(moved), dtype=moved.dtype)
         return MouthGeometry(
-            basis[:, chosen].flatten(1),
+            torch.linalg.cholesky(gram).float(),
             (basis[:, up, 1] - basis[:, down, 1]).mean(-1),
             float(1e3 * (track.lattice[up, 1] - track.lattice[down, 1]).mean()),
         )
@@ -160,7 +184,9 @@ def train_voice(
     first, last = frames or capture.splits.train
     track = capture.track
     if track.expression_names[:ARKIT_COUNT] != ARKIT_NAMES:
-        raise InputError(f"{capture.path} was tracked without ARKit coefficients. Capture it again.")
+        raise InputError(
+            f"{capture.path} was tracked without ARKit coefficients. Capture it again."
+        )
     seconds = (last - first) / capture.fps
     if capture.audio is None:
         raise InputError(
@@ -199,10 +225,12 @@ def train_voice(
             stage=f"train {name}",
             report=report,
         )[0]
+    memories = {name: _remembered(plain, one.config, config) for name, one in nets.items()}
     mean, spread, face_mean, face_spread = _statistics(plain)
     seen = weights[first:last]
     return VoiceModel(
         nets,
+        memories,
         mean,
         spread,
         face_mean,
@@ -269,6 +297,30 @@ def _statistics(plain: Lesson) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return plain.features.mean(0), plain.features.std(0).clamp(min=0.05), plain.faces.mean(0), faces
 
 
+def _remembered(lesson: Lesson, net: NetConfig, config: VoiceTrainConfig) -> VoiceMemory:
+    """Fit the memory to a lesson, standardised by itself."""
+    mean, spread, face_mean, face_spread = _statistics(lesson)
+    after = min(config.after, net.look_ahead)
+    x = (lesson.features - mean) / spread
+    windows = windows_of(x, config.before + 1 + after)
+    # What is stored is what is solved with.
+    windows = windows.half().float()
+    faces = ((lesson.faces - face_mean) / face_spread)[config.before : len(x) - after].double()
+    keep = torch.linspace(0, len(windows) - 1, min(config.moments, len(windows))).long()
+    chosen = windows[keep]
+    some = chosen[:: max(1, len(chosen) // 500)]
+    width = config.kernel * float(torch.cdist(some, some).square().median())
+    among = similarity(chosen, chosen, width).double()
+    if len(chosen) == len(windows):
+        answers = torch.linalg.solve(among + config.ridge * torch.eye(len(chosen)), faces)
+    else:  # subset of regressors: (K_mn K_nm + lambda K_mm) alpha = K_mn y
+        cross = similarity(windows, chosen, width).double()
+        gram = cross.T @ cross + config.ridge * among
+        gram = gram + 1e-6 * torch.eye(len(chosen))
+        answers = torch.linalg.solve(gram, cross.T @ faces)
+    return VoiceMemory(chosen, answers.float(), width, config.before)
+
+
 def _manifold(faces: Tensor, scale: Tensor, config: VoiceTrainConfig) -> Manifold:
     """Keep recorded faces evenly over time, and measure how near each lies to the others."""
     keep = torch.linspace(0, len(faces) - 1, min(config.faces, len(faces))).long()
@@ -299,9 +351,9 @@ def _chosen_steps(
     def look(fitted: VoiceNet) -> None:
         x = (plain.features - mean) / spread
         shift = net.look_ahead
-        before = x[:1].expand(net.reach - shift, -1) if net.reach > shift else x[:0]
+        before = x[:1].expand(net.reach - shift, -1)
         x = torch.cat([before, x, x[-1:].expand(shift, -1)])
-        out = fitted(x.T[None])[0].mean(0).T[max(0, shift - net.reach) :]
+        out = mixed_output(fitted, memory, x)
         gap = (out * face_spread + face_mean)[split:] @ geometry.gap
         pair = torch.stack([gap, target])
         curve.append(round(float(torch.corrcoef(pair)[0, 1]), 4))
@@ -309,6 +361,7 @@ def _chosen_steps(
     # Standardised by what is known without the validation part.
     of = known[0] if len(known) == 1 else known[config.speeds.index(1.0)]
     mean, spread, face_mean, face_spread = _statistics(of)
+    memory = _remembered(of, net, config)
     _fit(known, net, geometry, config, config.steps, "choose", report, look)
     # A mean of neighbours: one lucky look is no reason.
     smooth = np.convolve(np.pad(np.nan_to_num(curve), 1, mode="edge"), np.ones(3) / 3, "valid")
@@ -359,9 +412,7 @@ def _fit(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = config.rate * (
-                    0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * min(1.0, step / config.steps)))
-                )
+                group["lr"] = config.rate * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * step / steps)))
             optimizer.step()
             value = float(loss.detach())
             if (step + 1) % config.every == 0 and look is not None:
