@@ -5,6 +5,8 @@ Part of the command line, in a file of its own for its length; heavy packages ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from avatar.cli_common import OptionalOutput
 from avatar.console import ProgressDisplay, console
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from avatar.drive.voice import VoiceModel
 
 
@@ -108,15 +112,13 @@ def _trained(
         if steps < config.every:
             raise InputError(f"--steps must be at least {config.every}; got {steps}.")
         config = replace(config, steps=steps)
-    extractor, name = None, "mel"
+    extractor: Callable[[Path], np.ndarray] | None = None
+    name = "mel"
     if features is not None:
         from avatar.drive.audio_networks import network_features, open_network
 
         network, name = open_network(features)
-
-        def extractor(path: Path) -> Any:
-            return network_features(network, path)
-
+        extractor = partial(network_features, network)
     with ProgressDisplay() as report:
         model = train_voice(
             opened,

@@ -23,11 +23,11 @@ from avatar.checks import InputError
 from avatar.drive.audio_fallback import FALLBACK_NOTE, FallbackStream, rules_reach
 from avatar.drive.audio_features import (
     FEATURE_FPS,
-    FLOOR,
     LEVEL,
     RATE,
     FeatureStream,
     SoundBlock,
+    SpeechLevel,
     feature_blocks,
     read_sound,
     speech_level,
@@ -64,16 +64,14 @@ class Emphasis:
     """How much a speaker stresses what is said: three slow followers of the loudness."""
 
     def __init__(self, level: float | None) -> None:
-        self._level, self._known = (-4.0, False) if level is None else (level, True)
+        self._level = SpeechLevel(-4.0 if level is None else level, known=level is not None)
         self._quick = self._slow = self._present = 0.0
 
     def push(self, features: np.ndarray) -> np.ndarray:
         """Take frames [N, 43]; return stress and presence of speech [N, 2], about -1 to 1 and 0 to 1."""
         out = np.empty((len(features), 2))
         for i, level in enumerate(features[:, LEVEL]):
-            if not self._known and level > max(math.log(FLOOR) + 3, self._level - 7):
-                self._level += 0.04 * (0.9 if level > self._level else -0.1)
-            loud = min(max((level - self._level + 5) / 5, 0.0), 1.2)
+            loud = min(max((level - self._level.follow(float(level)) + 5) / 5, 0.0), 1.2)
             self._quick += 0.10 * (loud - self._quick)  # 0.2 s: syllables
             self._slow += 0.02 * (loud - self._slow)  # 1 s: phrases
             self._present += 0.05 * (min(1.0, 2 * self._quick) - self._present)

@@ -23,6 +23,7 @@ from avatar.drive.audio_features import (
     MELS,
     PITCH,
     VOICING,
+    SpeechLevel,
 )
 from avatar.drive.motion import ARKIT_COUNT
 from avatar.rig.arkit import ARKIT_INDEX
@@ -92,8 +93,7 @@ class FallbackStream:
         Args:
             level: how loud the speech is (``speech_level``); None finds out while it comes.
         """
-        self._level = -4.0 if level is None else level
-        self._known = level is not None
+        self._level = SpeechLevel(-4.0 if level is None else level, known=level is not None)
         self._openness = _Usual(-1.0, 1.2)
         self._roundness = _Usual(1.0, 1.5)
         self._pitch = _Usual(0.5, 0.35)
@@ -125,11 +125,7 @@ class FallbackStream:
         power = np.exp(frame[:MELS])
         level, voiced = float(frame[LEVEL]), float(frame[VOICING])
         silence = math.log(FLOOR) + 3
-        if not self._known and level > max(silence, self._level - 7):
-            self._level += 0.04 * (0.9 if level > self._level else -0.1)
-        elif not self._known and level > silence:
-            self._level -= 0.004
-        loud = min(max((level - self._level + HEARD) / HEARD, 0.0), 1.15)
+        loud = min(max((level - self._level.follow(level) + HEARD) / HEARD, 0.0), 1.15)
         if level <= silence:
             loud = 0.0
         speech = loud * voiced

@@ -7,6 +7,7 @@ The networks see the whole sound, 20 s at a time, so what they give is for files
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def open_network(folder: Path) -> tuple[Any, str]:
     if kind not in KINDS:
         raise InputError(f"{folder} holds a network of kind {kind!r}; expected one of {KINDS}.")
     try:
-        import transformers
+        transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise InputError(
             "Features of wav2vec 2.0 and HuBERT need the package transformers. Run: "

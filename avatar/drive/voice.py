@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from avatar.checks import InputError
-from avatar.drive.audio_features import FEATURES, FLOOR, LEVEL, with_level
+from avatar.drive.audio_features import FEATURES, LEVEL, SpeechLevel, with_level
 from avatar.drive.motion import ARKIT_COUNT
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.tensorfile import read_tensors, write_tensors
@@ -100,7 +100,9 @@ class VoiceMemory(nn.Module):
     elsewhere: the mean of both is better than either.
     """
 
-    def __init__(self, windows: Tensor, answers: Tensor, width: float, before: int) -> None:
+    def __init__(
+        self, windows: Tensor, answers: Tensor, width: float, before: int, taper: Tensor
+    ) -> None:
         """Take what ``remembered`` made.
 
         Args:
@@ -108,17 +110,21 @@ class VoiceMemory(nn.Module):
             answers: [M, 41] their weights in the standardised coefficients.
             width: mean squared distance at which the kernel falls to 1 / e.
             before: frames of a window before its moment.
+            taper: [W] how much each frame of a window counts.
         """
         super().__init__()
+        self.taper: Tensor
+        self.register_buffer("taper", taper)
         self.windows: Tensor
         self.answers: Tensor
         self.register_buffer("windows", windows)
         self.register_buffer("answers", answers)
         self.width, self.before = float(width), int(before)
 
-    def after(self, inputs: int) -> int:
+    @property
+    def after(self) -> int:
         """Frames of a window after its moment."""
-        return self.windows.shape[1] // inputs - 1 - self.before
+        return len(self.taper) - 1 - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         """Return standardised coefficients [T, 41] of windows [T, W * inputs]."""
@@ -131,9 +137,9 @@ def similarity(a: Tensor, b: Tensor, width: float) -> Tensor:
     return torch.exp(-squares.clamp(min=0) / width)
 
 
-def windows_of(x: Tensor, count: int) -> Tensor:
-    """Return the windows [T - count + 1, count * I] of frames [T, I], oldest frame first."""
-    return x.unfold(0, count, 1).transpose(1, 2).flatten(1)
+def windows_of(x: Tensor, taper: Tensor) -> Tensor:
+    """Return the windows [T - W + 1, W * I] of frames [T, I], oldest frame first, times ``taper`` [W]."""
+    return (x.unfold(0, len(taper), 1) * taper).transpose(1, 2).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ class Manifold:
     scale: Tensor
     """[41] what counts as one unit of each."""
     near: float
-    """Usual distance of a recorded face to the mix of its neighbours, units."""
+    """Distance to the mix of its neighbours that one in ten recorded faces exceeds, units."""
     neighbours: int = 10
 
     def pulled(self, weights: Tensor) -> Tensor:
@@ -198,6 +204,8 @@ class VoiceModel:
     """[52] the coefficients of the person at rest: the 10th percentile."""
     level: float
     """How loud the speech was (``speech_level``)."""
+    gain: float = 1.0
+    """By how much predictions are raised about their mean; brows are not."""
     extractor: str = "mel"
     """``mel``, or the kind of network that made the features."""
     source_sha256: str = ""
@@ -215,6 +223,7 @@ class VoiceModel:
         for name, memory in self.memories.items():
             tensors[f"{name}_memory.windows"] = memory.windows.half()
             tensors[f"{name}_memory.answers"] = memory.answers
+            tensors[f"{name}_memory.taper"] = memory.taper
         for name in ("mean", "spread", "face_mean", "face_spread", "low", "high", "rest"):
             tensors[name] = getattr(self, name).float()
         tensors["faces"] = self.manifold.faces.float()
@@ -227,6 +236,7 @@ class VoiceModel:
             },
             "near": self.manifold.near,
             "level": self.level,
+            "gain": self.gain,
             "extractor": self.extractor,
             "source_sha256": self.source_sha256,
             "expression_names": list(ARKIT_NAMES),
@@ -264,10 +274,16 @@ class VoiceModel:
             return VoiceModel(
                 nets,
                 memories,
-                *(tensors[n] for n in ("mean", "spread", "face_mean", "face_spread")),
+                tensors["mean"],
+                tensors["spread"],
+                tensors["face_mean"],
+                tensors["face_spread"],
                 manifold,
-                *(tensors[n] for n in ("low", "high", "rest")),
+                tensors["low"],
+                tensors["high"],
+                tensors["rest"],
                 level=float(header["level"]),
+                gain=float(header["gain"]),
                 extractor=str(header["extractor"]),
                 source_sha256=str(header["source_sha256"]),
                 facts=dict(header["facts"]),
@@ -307,7 +323,6 @@ class VoiceStream:
         self._mel = model.extractor == "mel"
         self._before = config.reach - config.look_ahead
         self._held: Tensor | None = None
-        self._skip = max(0, -self._before)
 
     @torch.no_grad()
     def push(self, features: np.ndarray) -> Tensor:
@@ -330,14 +345,14 @@ class VoiceStream:
         if len(x) == 0:
             return torch.zeros(0, ARKIT_COUNT)
         if self._held is None:  # before the beginning the sound was as it begins
-            self._held = x[:1].expand(max(self._before, 0), -1)
+            self._held = x[:1].expand(self._before, -1)
         self._held = torch.cat([self._held, x])
         count = len(self._held) - reach
         if count <= 0:
             return torch.zeros(0, ARKIT_COUNT)
         out = mixed_output(self._net, model.memories[self._name], self._held)
         self._held = self._held[count:]
-        out, self._skip = out[self._skip :], max(0, self._skip - len(out))
+        out[:, [i for i, k in enumerate(SPOKEN) if k not in BROWS]] *= model.gain
         spoken = model.manifold.pulled(out * model.face_spread + model.face_mean)
         weights = model.rest.expand(len(spoken), ARKIT_COUNT).clone()
         weights[:, list(SPOKEN)] = spoken
@@ -348,7 +363,7 @@ def mixed_output(net: VoiceNet, memory: VoiceMemory, x: Tensor) -> Tensor:
     """Return the mean of network and memory [T, 41], standardised, for frames [T + reach, inputs]."""
     config = net.config
     first = config.reach - config.look_ahead - memory.before
-    windows = windows_of(x, memory.before + 1 + memory.after(config.inputs))
+    windows = windows_of(x, memory.taper)
     count = len(x) - config.reach
     return 0.5 * (net(x.T[None])[0].mean(0).T + memory(windows[first : first + count]))
 
@@ -363,23 +378,15 @@ class LevelFollower:
             wanted: the level at which the model was trained.
             known: the level of what comes; None follows it, from ``wanted`` on.
         """
-        self._wanted, self._fixed = wanted, known is not None
-        self._level = wanted if known is None else known
+        self._wanted = wanted
+        self._level = SpeechLevel(wanted if known is None else known, known=known is not None)
 
     def levelled(self, features: np.ndarray) -> np.ndarray:
-        """Return frames [N, 43] as they were at the wanted level.
-
-        The level is the 90th percentile of what is not silence, followed by a stochastic quantile
-        estimate: up nine times as fast as down, at most 9 dB a second.
-        """
+        """Return frames [N, 43] as they were at the wanted level."""
         out = np.empty_like(features)
-        floor = np.log(FLOOR) + 2
         for i, frame in enumerate(features):
-            if not self._fixed and frame[LEVEL] > max(floor, self._level - 6):
-                self._level += 0.04 * (0.9 if frame[LEVEL] > self._level else -0.1)
-            elif not self._fixed and frame[LEVEL] > floor:
-                self._level -= 0.001  # quiet for long: perhaps that is the speech
-            gain = float(np.clip(self._wanted - self._level, -LOUDEST_GAIN, LOUDEST_GAIN))
+            level = self._level.follow(float(frame[LEVEL]))
+            gain = float(np.clip(self._wanted - level, -LOUDEST_GAIN, LOUDEST_GAIN))
             out[i] = frame if gain == 0 else with_level(frame[None], gain)[0]
         return out
 
@@ -390,7 +397,7 @@ def _net(tensors: dict[str, Tensor], name: str, config: dict[str, Any]) -> Voice
     sizes = (settings.inputs, settings.channels, settings.members, settings.first_kernel)
     if not all(isinstance(n, int) and 1 <= n <= 4096 for n in (*sizes, *settings.dilations)):
         raise ValueError("its networks have impossible sizes")
-    if not 0 <= settings.look_ahead <= 100 or len(settings.dilations) > 16:
+    if not 0 <= settings.look_ahead <= min(100, settings.reach) or len(settings.dilations) > 16:
         raise ValueError("its networks have impossible sizes")
     net = VoiceNet(settings)
     prefix = f"{name}."
@@ -405,10 +412,11 @@ def _memory(
     windows = tensors[f"{name}_memory.windows"].float()
     answers = tensors[f"{name}_memory.answers"].float()
     width, before = float(config["width"]), int(config["before"])
-    if windows.ndim != 2 or windows.shape[1] % net.config.inputs or not width > 0:
+    taper = tensors[f"{name}_memory.taper"].float()
+    if windows.ndim != 2 or windows.shape[1] != net.config.inputs * taper.numel() or not width > 0:
         raise ValueError(f"its {name} memory is not one")
-    memory = VoiceMemory(windows, answers, width, before)
-    after, look_ahead = memory.after(net.config.inputs), net.config.look_ahead
+    memory = VoiceMemory(windows, answers, width, before, taper)
+    after, look_ahead = memory.after, net.config.look_ahead
     fits = 0 <= after <= look_ahead and 0 <= before <= net.config.reach - look_ahead
     if not fits or answers.shape != (len(windows), len(SPOKEN)):
         raise ValueError(f"its {name} memory does not fit the network")

@@ -27,11 +27,8 @@ from avatar.drive.audio_features import (
     FLOOR,
     LEVEL,
     MELS,
-    RATE,
     FeatureStream,
-    Resampler,
     read_sound,
-    sound_features,
     speech_level,
 )
 from avatar.drive.motion import ARKIT_COUNT
@@ -81,16 +78,23 @@ class VoiceTrainConfig:
     """Weight of gaps that should be shut and are not."""
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     """The sound is played at these speeds too."""
-    before: int = 3
+    before: int = 6
     """Frames before its moment that the memory compares."""
-    after: int = 7
+    after: int = 8
     """The same after it, at most."""
+    taper: float = 3.5
+    """They count by a bell of so many frames about a quarter of the look-ahead after the moment."""
     moments: int = 2000
     """That are remembered, at most."""
     kernel: float = 1.0
     """Width of the kernel, in median squared distances between moments."""
     ridge: float = 1.0
     """Regularisation of the memory."""
+    liveliness: float = 0.8
+    """Predictions of what sound leaves open are damped; they are raised until the lips' gap has this share
+    of its true spread on the validation part."""
+    largest_gain: float = 1.6
+    """But by no more than this."""
     faces: int = 800
     """Recorded faces kept for the manifold, at most."""
     seed: int = 0
@@ -213,7 +217,7 @@ def train_voice(
     net = replace(config.net, inputs=plain.features.shape[1])
     geometry = MouthGeometry.of(track)
     split = int(len(plain.features) * 7 / 8)
-    steps, curve = _chosen_steps(lessons, plain, split, net, geometry, config, report)
+    steps, curve, gain = _chosen_steps(lessons, plain, split, net, geometry, config, report)
     nets: dict[str, VoiceNet] = {}
     for name, look_ahead in (("file", net.look_ahead), ("live", config.live_look_ahead)):
         nets[name] = _fit(
@@ -240,6 +244,7 @@ def train_voice(
         high=seen.quantile(0.99, dim=0),
         rest=seen.quantile(0.1, dim=0),
         level=level,
+        gain=round(gain, 3),
         extractor=extractor_name,
         source_sha256=capture.source_sha256,
         facts={
@@ -302,7 +307,9 @@ def _remembered(lesson: Lesson, net: NetConfig, config: VoiceTrainConfig) -> Voi
     mean, spread, face_mean, face_spread = _statistics(lesson)
     after = min(config.after, net.look_ahead)
     x = (lesson.features - mean) / spread
-    windows = windows_of(x, config.before + 1 + after)
+    way = torch.arange(-config.before, after + 1) - net.look_ahead / 4
+    taper = torch.exp(-0.5 * (way / config.taper) ** 2)
+    windows = windows_of(x, taper)
     # What is stored is what is solved with.
     windows = windows.half().float()
     faces = ((lesson.faces - face_mean) / face_spread)[config.before : len(x) - after].double()
@@ -318,7 +325,7 @@ def _remembered(lesson: Lesson, net: NetConfig, config: VoiceTrainConfig) -> Voi
         gram = cross.T @ cross + config.ridge * among
         gram = gram + 1e-6 * torch.eye(len(chosen))
         answers = torch.linalg.solve(gram, cross.T @ faces)
-    return VoiceMemory(chosen, answers.float(), width, config.before)
+    return VoiceMemory(chosen, answers.float(), width, config.before, taper)
 
 
 def _manifold(faces: Tensor, scale: Tensor, config: VoiceTrainConfig) -> Manifold:
@@ -327,7 +334,8 @@ def _manifold(faces: Tensor, scale: Tensor, config: VoiceTrainConfig) -> Manifol
     chosen = faces[keep]
     others = Manifold(chosen[::2], scale, 0.0)
     distance = ((others.pulled(chosen[1::2]) - chosen[1::2]) / scale).norm(dim=-1)
-    return Manifold(chosen, scale, float(distance.median()))
+    # A tenth of what was seen is no outlier either, but as rare as a wrong prediction.
+    return Manifold(chosen, scale, float(distance.quantile(0.9)))
 
 
 def _chosen_steps(
@@ -338,8 +346,13 @@ def _chosen_steps(
     geometry: MouthGeometry,
     config: VoiceTrainConfig,
     report: Reporter,
-) -> tuple[int, list[float]]:
-    """Train on all but the validation part and return the number of steps that was best on it."""
+) -> tuple[int, list[float], float]:
+    """Train on all but the validation part.
+
+    Returns:
+        The number of steps that was best on it, the correlation of the lips' gap along the way, and by how
+        much predictions are to be raised.
+    """
     shares = [split / len(plain.features) * len(lesson.features) for lesson in lessons]
     known = [
         Lesson(lesson.features[: int(n)], lesson.faces[: int(n)])
@@ -347,6 +360,7 @@ def _chosen_steps(
     ]
     target = plain.faces[split:] @ geometry.gap
     curve: list[float] = []
+    spreads: list[float] = []
 
     def look(fitted: VoiceNet) -> None:
         x = (plain.features - mean) / spread
@@ -356,7 +370,8 @@ def _chosen_steps(
         out = mixed_output(fitted, memory, x)
         gap = (out * face_spread + face_mean)[split:] @ geometry.gap
         pair = torch.stack([gap, target])
-        curve.append(round(float(torch.corrcoef(pair)[0, 1]), 4))
+        curve.append(round(float(torch.corrcoef(pair).nan_to_num()[0, 1]), 4))
+        spreads.append(float(gap.std() / target.std().clamp(min=1e-6)))
 
     # Standardised by what is known without the validation part.
     of = known[0] if len(known) == 1 else known[config.speeds.index(1.0)]
@@ -364,8 +379,10 @@ def _chosen_steps(
     memory = _remembered(of, net, config)
     _fit(known, net, geometry, config, config.steps, "choose", report, look)
     # A mean of neighbours: one lucky look is no reason.
-    smooth = np.convolve(np.pad(np.nan_to_num(curve), 1, mode="edge"), np.ones(3) / 3, "valid")
-    return (int(np.argmax(smooth)) + 1) * config.every, curve
+    smooth = np.convolve(np.pad(curve, 1, mode="edge"), np.ones(3) / 3, "valid")
+    best = int(np.argmax(smooth))
+    gain = config.liveliness / max(spreads[best], 1e-3)
+    return (best + 1) * config.every, curve, float(np.clip(gain, 1.0, config.largest_gain))
 
 
 def _fit(
