@@ -178,22 +178,24 @@ def test_the_level_is_found_out_while_sound_comes(capture, model) -> None:
 
 
 def test_a_personal_model_drives_files_and_live_sound(model, tmp_path: Path, tiny_avatar) -> None:
-    truth = mouth(4.0, seed=9)
+    truth = mouth(6.0, seed=9)
     path = write_sound(tmp_path / "a.wav", voice_of(truth), 16000)
     jaw = ARKIT_INDEX["jawOpen"]
     driver = AudioDriver(path, tiny_avatar, model)
     curve = driver.batch.expression[:, jaw].numpy()
-    assert np.corrcoef(curve, truth[np.arange(100) * 8])[0, 1] > 0.75
+    assert np.corrcoef(curve, truth[np.arange(150) * 8])[0, 1] > 0.75
     assert "own voice model" in driver.note
     live = PcmDriver(tiny_avatar, 16000, model)
     assert live.latency_s <= MOST_LATENCY_S
     sound, shown = voice_of(truth), []
-    for k in range(200):
+    for k in range(300):
         live.push(sound[320 * k : 320 * (k + 1)], 3 + (k + 1) / 50)
         shown.append(float(live.state(3 + (k + 1) / 50).expression[jaw]))
     late = round(live.latency_s * 50)
-    assert np.corrcoef(shown[late + 1 :], truth[np.arange(200 - late - 1) * 4])[0, 1] > 0.7
-    assert "own voice model" in live.note(7.0)
+    heard = truth[np.arange(300 - late) * 4]
+    # The level of the sound is found out in the first seconds.
+    assert np.corrcoef(shown[late:][100:], heard[100:])[0, 1] > 0.7
+    assert "own voice model" in live.note(9.0)
 
 
 def test_gap_is_linear_and_in_millimetres(capture) -> None:

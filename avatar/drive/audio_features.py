@@ -116,11 +116,8 @@ class Resampler:
             return np.zeros(0)
         n = np.arange(self._next, last)
         base, phase = np.divmod(n * self._down, self._up)
-        taps = np.arange(1 - self._half, self._half + 1)
-        at = base[:, None] + taps - self._first
-        padded = np.append(self._held, 0.0)
-        at = np.where(at < len(self._held), at, -1)
-        out = np.einsum("nk,nk->n", padded[at], self._bank[phase])
+        windows = np.lib.stride_tricks.sliding_window_view(self._held, 2 * self._half)
+        out = np.einsum("nk,nk->n", windows[base + 1 - self._half - self._first], self._bank[phase])
         self._next = last
         keep = last * self._down // self._up - self._half - self._first
         if keep > 0:
@@ -248,7 +245,7 @@ class SpeechLevel:
         if self._known or level <= silence:
             return self.value
         if level > self.value - 7:
-            step = 0.04 + 0.3 * math.exp(-self._heard / 50)
+            step = 0.04 + 0.12 * math.exp(-self._heard / 100)
             self.value += step * (0.9 if level > self.value else -0.1)
             self._heard += 1
         else:

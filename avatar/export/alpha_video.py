@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from avatar.checks import InputError
-from avatar.export.video import BT709, SOUND_BIT_RATE, SOUND_RATE, VideoWriter, _read_sound
+from avatar.export.video import BT709, SOUND_BIT_RATE, SOUND_RATE, VideoWriter, read_sound
 from avatar.tensorfile import atomic_path
 
 
@@ -80,7 +80,7 @@ class AlphaVideoWriter(VideoWriter):
     def __enter__(self) -> AlphaVideoWriter:
         """Open the temporary file and read the sound; raises InputError naming what cannot be."""
         codec = alpha_codec(self.path)
-        sound = None if self._audio is None else _read_sound(self._audio, self._audio_start_s)
+        sound = None if self._audio is None else read_sound(self._audio, self._audio_start_s)
         with self._naming_path(), ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self.path))
             self._container = stack.enter_context(
