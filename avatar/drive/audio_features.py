@@ -249,7 +249,7 @@ class SpeechLevel:
             self.value += step * (0.9 if level > self.value else -0.1)
             self._heard += 1
         else:
-            self.value -= 0.01
+            self.value -= 0.06 if self._heard < 25 else 0.01
         return self.value
 
 
