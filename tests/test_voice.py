@@ -18,7 +18,8 @@ from avatar.drive.audio_features import LEVEL, sound_features, with_level
 from avatar.drive.audio_live import MOST_LATENCY_S, PcmDriver
 from avatar.drive.voice import SPOKEN, LevelFollower, NetConfig, VoiceModel, VoiceStream
 from avatar.drive.voice_bench import measure_voice
-from avatar.drive.voice_train import VoiceTrainConfig, lip_gap, train_voice
+from avatar.drive.voice_lessons import lip_gap
+from avatar.drive.voice_train import VoiceTrainConfig, train_voice
 from avatar.rig.arkit import ARKIT_INDEX
 
 LIPS = (13, 14, 82, 87, 312, 317, 78, 308)
@@ -196,6 +197,14 @@ def test_a_personal_model_drives_files_and_live_sound(model, tmp_path: Path, tin
     # The level of the sound is found out in the first seconds.
     assert np.corrcoef(shown[late:][100:], heard[100:])[0, 1] > 0.7
     assert "own voice model" in live.note(9.0)
+
+
+def test_silence_is_rest_for_a_personal_model_too(model, tmp_path: Path, tiny_avatar) -> None:
+    path = write_sound(tmp_path / "a.wav", np.zeros(4 * 16000), 16000)
+    states = AudioDriver(path, tiny_avatar, model).batch
+    rest = tiny_avatar.rest.expression[list(SPOKEN)]
+    assert float((states.expression[:, list(SPOKEN)] - rest).abs().max()) < 0.1
+    assert not torch.equal(states.T_world_head[20], states.T_world_head[80])
 
 
 def test_gap_is_linear_and_in_millimetres(capture) -> None:

@@ -43,6 +43,8 @@ NOD_RAD = 0.045
 """How far the head goes down on stressed syllables, radians at most."""
 SWAY = 1.4
 """Speaking adds so many times the idle motion to the head."""
+FULLY_PRESENT = 0.1
+"""Presence of speech from which on the mouth is the sound's alone; below, it comes to rest."""
 LONGEST_S = 4 * 3600.0
 
 
@@ -139,6 +141,9 @@ class SpeechMotion:
         spoken = list(SPOKEN)
         weights = self.on_avatar(torch.from_numpy(frame[:ARKIT_COUNT]).float())
         presence = float(np.clip(frame[ARKIT_COUNT + 1], 0, 1))
+        # What a model makes of silence is anybody's guess: the mouth rests in it.
+        at_rest = rest.expression[:ARKIT_COUNT].to(weights)
+        weights = at_rest + min(1.0, presence / FULLY_PRESENT) * (weights - at_rest)
         expression = base.expression.clone()
         # While speech is heard the mouth is its alone; the idle face's slow play comes back in pauses.
         sway = (base.expression - rest.expression)[spoken] * (1 - presence)

@@ -37,6 +37,8 @@ voicing) and of the voicing (0 to 1)."""
 FEATURES = MELS + 3
 FLOOR = 1e-8
 """Power below which nothing is heard (-80 dB of full scale)."""
+QUIETEST = -12.0
+"""Level (natural logarithm of power, -52 dB) of the quietest sound that is taken for speech."""
 LOWEST_HZ, HIGHEST_HZ = 60.0, 7600.0
 PITCH_HZ = (65.0, 400.0)
 RATES = (4000, 384000)
@@ -221,9 +223,11 @@ def sound_features(path: Path) -> np.ndarray:
 
 
 def speech_level(features: np.ndarray) -> float:
-    """Return how loud the speech of frames [N, 43] is: the level that a tenth of them exceed, at least
-    ``log(FLOOR)``."""
-    return float(np.quantile(features[:, LEVEL], 0.9)) if len(features) else math.log(FLOOR)
+    """Return how loud the speech of frames [N, 43] is: the level that a tenth of them exceed.
+
+    At least ``QUIETEST``: below it there is no speech, but the noise of a room.
+    """
+    return max(QUIETEST, float(np.quantile(features[:, LEVEL], 0.9))) if len(features) else QUIETEST
 
 
 class SpeechLevel:

@@ -21,7 +21,7 @@ from avatar.drive.audio_fallback import FALLBACK_NOTE, fallback_weights, rules_r
 from avatar.drive.audio_features import FEATURE_FPS, sound_features, speech_level
 from avatar.drive.motion import ARKIT_COUNT
 from avatar.drive.voice import SPOKEN, VoiceModel
-from avatar.drive.voice_train import lip_gap
+from avatar.drive.voice_lessons import lip_gap
 from avatar.rig.arkit import ARKIT_INDEX
 
 SHUT = 0.15
