@@ -91,6 +91,11 @@ def test_a_file_comes_back_as_it_was(capture, model, tmp_path: Path) -> None:
     rows = sound_features(capture.audio)[:200]
     for name in ("file", "live"):
         assert torch.equal(again.predict(rows, name), model.predict(rows, name))
+    assert again.idle.head_rad == pytest.approx(model.idle.head_rad)
+    assert again.idle.blinks_per_s == pytest.approx(model.idle.blinks_per_s)
+    assert again.idle.gaze is not None
+    assert model.idle.gaze is not None
+    assert torch.equal(again.idle.gaze, model.idle.gaze)
     assert again.facts == model.facts
     assert again.source_sha256 == "5" * 64
     assert [p.name for p in tmp_path.iterdir()] == ["me.voice"]
@@ -134,6 +139,7 @@ def test_bad_files_are_refused_in_a_sentence(model, tmp_path: Path) -> None:
         lambda: written(lambda h: put(h, 50, "memories", "live", "before")),
         lambda: written(lambda h: put(h, -1.0, "memories", "file", "width")),
         lambda: written(lambda h: put(h, ["a"], "expression_names")),
+        lambda: written(lambda h: put(h, 0, "idle", "blinks_per_s")),
         lambda: written(lambda h: None, drop="mean"),
         lambda: written(lambda h: None, drop="file.last.weight"),
         lambda: written(lambda h: None, drop="live_memory.answers"),

@@ -128,7 +128,8 @@ class SpeechMotion:
         """
         self._avatar, self._voice = avatar, voice
         self._rest = avatar.rest
-        self._idle = IdleDriver(avatar.rest, avatar.fps, seed=seed)
+        statistics = None if voice is None else voice.idle
+        self._idle = IdleDriver(avatar.rest, avatar.fps, seed=seed, statistics=statistics)
         generator = np.random.default_rng([seed, 7])
         self._hertz = generator.uniform(0.15, 0.9, (3, 4))
         self._phase = generator.uniform(0, 2 * math.pi, (3, 4))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from avatar.checks import InputError
 from avatar.drive.audio_features import FEATURES, LEVEL, SpeechLevel, with_level
+from avatar.drive.idle import IdleStatistics
 from avatar.drive.motion import ARKIT_COUNT
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.tensorfile import read_tensors, write_tensors
@@ -206,6 +207,8 @@ class VoiceModel:
     """How loud the speech was (``speech_level``)."""
     gain: float = 1.0
     """By how much predictions are raised about their mean; brows are not."""
+    idle: IdleStatistics = field(default_factory=IdleStatistics)
+    """How the person blinked, glanced and held the head in the clip."""
     extractor: str = "mel"
     """``mel``, or the kind of network that made the features."""
     source_sha256: str = ""
@@ -228,6 +231,8 @@ class VoiceModel:
             tensors[name] = getattr(self, name).float()
         tensors["faces"] = self.manifold.faces.float()
         tensors["face_scale"] = self.manifold.scale.float().clone()
+        if self.idle.gaze is not None:
+            tensors["glances"] = self.idle.gaze.float()
         header = {
             "nets": {name: vars(net.config) for name, net in self.nets.items()},
             "memories": {
@@ -237,6 +242,11 @@ class VoiceModel:
             "near": self.manifold.near,
             "level": self.level,
             "gain": self.gain,
+            "idle": {
+                "blinks_per_s": self.idle.blinks_per_s,
+                "blink_depth": self.idle.blink_depth,
+                "head_rad": list(self.idle.head_rad),
+            },
             "extractor": self.extractor,
             "source_sha256": self.source_sha256,
             "expression_names": list(ARKIT_NAMES),
@@ -284,6 +294,7 @@ class VoiceModel:
                 tensors["rest"],
                 level=float(header["level"]),
                 gain=float(header["gain"]),
+                idle=_idle(header["idle"], tensors.get("glances")),
                 extractor=str(header["extractor"]),
                 source_sha256=str(header["source_sha256"]),
                 facts=dict(header["facts"]),
@@ -403,6 +414,19 @@ def _net(tensors: dict[str, Tensor], name: str, config: dict[str, Any]) -> Voice
     prefix = f"{name}."
     net.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
     return net.eval()
+
+
+def _idle(header: dict[str, Any], glances: Tensor | None) -> IdleStatistics:
+    """Build the idle statistics of a file; raises KeyError, TypeError or ValueError."""
+    yaw, pitch, roll = (min(max(float(v), 0.0), 0.2) for v in header["head_rad"])
+    rate, depth = float(header["blinks_per_s"]), float(header["blink_depth"])
+    if not (0.01 <= rate <= 5 and 0 <= depth <= 2):
+        raise ValueError("its blinks are impossible")
+    if glances is not None and (glances.ndim != 2 or glances.shape[1] != 2):
+        raise ValueError("its glances are no angles")
+    return IdleStatistics(
+        blinks_per_s=rate, blink_depth=depth, head_rad=(yaw, pitch, roll), gaze=glances
+    )
 
 
 def _memory(

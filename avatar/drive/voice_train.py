@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avatar.capture_data import Capture
+from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.drive.audio_features import (
     FEATURE_FPS,
@@ -29,6 +29,7 @@ from avatar.drive.audio_features import (
     read_sound,
     speech_level,
 )
+from avatar.drive.idle import IdleStatistics
 from avatar.drive.motion import ARKIT_COUNT
 from avatar.drive.voice import (
     BROWS,
@@ -189,6 +190,7 @@ def train_voice(
         rest=seen.quantile(0.1, dim=0),
         level=level,
         gain=round(gain, 3),
+        idle=_idle_of(track, (first, last)),
         extractor=extractor_name,
         source_sha256=capture.source_sha256,
         facts={
@@ -230,6 +232,19 @@ def _lessons(
         lessons.append(Lesson(torch.from_numpy(features).float(), faces))
         report(Progress("features", k + 1, len(config.speeds)))
     return lessons
+
+
+def _idle_of(track: Track, frames: tuple[int, int]) -> IdleStatistics:
+    """Measure how the person moves beside speaking, about the frame nearest to the usual head pose."""
+    states, valid = track.states()[slice(*frames)], track.valid[slice(*frames)].bool()
+    heads = states.T_world_head[:, :3, :3].flatten(1)
+    away = (heads - heads[valid].median(0).values).norm(dim=1)
+    usual = states[int(torch.where(valid, away, torch.inf).argmin())]
+    found = IdleStatistics.of(states, valid, track.fps, usual)
+    if found.gaze is None:
+        return found
+    some = found.gaze[:: max(1, len(found.gaze) // 200)]
+    return replace(found, gaze=some.contiguous())
 
 
 def _statistics(plain: Lesson) -> tuple[Tensor, Tensor, Tensor, Tensor]:
