@@ -40,6 +40,7 @@ from avatar.cli_live import send
 from avatar.cli_say import listen, say
 from avatar.cli_tools import doctor, sample
 from avatar.cli_view import view
+from avatar.cli_voice import train_voice
 from avatar.console import ProgressDisplay, console
 
 app = tyro.extras.SubcommandApp()
@@ -317,6 +318,7 @@ def render(
     background: tuple[float, float, float] | None = None,
     frames: int | None = None,
     watermark: bool = True,
+    voice: Path | None = None,
 ) -> None:
     """Let an avatar move and write the video.
 
@@ -324,14 +326,16 @@ def render(
         avatar: a .avatar file, a run folder, or a folder that `avatar create` made.
         output: the video to write: .mp4, or .webm or .mov for one with transparency.
         drive: what moves it: self (the captured motion), another capture folder or clip (another person's
-            motion, carried over), a .csv / .json file of ARKit weights, or a .jsonl recording of a live
-            stream.
+            motion, carried over), a .csv / .json file of ARKit weights, a .jsonl recording of a live
+            stream, or speech (.wav, .mp3, .m4a, .ogg, .flac).
         camera: the capture's own view, a view square before the face, an orbit from side to side, or all
             the way round.
         size: width and height in pixels; the capture's where not given.
         background: red, green and blue from 0 to 1; white where not given.
         frames: frames at most; all where not given.
         watermark: mark the pictures invisibly as those of this avatar (docs/sharing.md).
+        voice: how the person speaks, a .voice file of `avatar train-voice`; the me.voice beside the
+            avatar where not given, and a fallback without training where there is none.
     """
     from avatar.export.alpha_video import ALPHA_CODECS
     from avatar.export.signature import Signature
@@ -346,7 +350,7 @@ def render(
         )
     model, home = open_avatar(avatar)
     with ProgressDisplay() as report:
-        source = driving_source(drive, model, home, output, frames, report)
+        source = driving_source(drive, model, home, output, frames, report, voice)
         pictures = pictures_of(
             model,
             source.states(),
@@ -358,6 +362,8 @@ def render(
         )
         signature = Signature(model, watermark=watermark)
         written = film(output, pictures, source.fps, source, signature, transparent=transparent)
+    if source.note:
+        console.print(escape(source.note))
     console.print(f"{output}: {written} frames at {source.fps:g} frames/s")
 
 
@@ -371,6 +377,7 @@ app.command(name="send")(send)
 app.command(name="analyse")(analyse)
 app.command(name="say")(say)
 app.command(name="listen")(listen)
+app.command(name="train-voice")(train_voice)
 
 
 def main() -> None:

@@ -130,6 +130,20 @@ class SayBench:
     """Write the numbers to this file instead of a line; - prints them as JSON."""
 
 
+@dataclass(frozen=True)
+class VoiceBench:
+    """How right speech-driven faces are on held-out frames: personal model, fallback, control."""
+
+    capture: tyro.conf.Positional[Path]
+    """A capture of a clip in which the person speaks."""
+    seed: int = 0
+    """Seed of the training."""
+    steps: int | None = None
+    """Most steps of the training, instead of the usual number."""
+    json_file: JsonFile = None
+    """Write the numbers to this file instead of a table; - prints them as JSON."""
+
+
 def bench(
     what: tyro.conf.OmitArgPrefixes[
         Annotated[RasterizerBench, tyro.conf.subcommand("rasterizer", prefix_name=False)]
@@ -138,9 +152,10 @@ def bench(
         | Annotated[LiveBench, tyro.conf.subcommand("live", prefix_name=False)]
         | Annotated[ViewBench, tyro.conf.subcommand("view", prefix_name=False)]
         | Annotated[SayBench, tyro.conf.subcommand("say", prefix_name=False)]
+        | Annotated[VoiceBench, tyro.conf.subcommand("voice", prefix_name=False)]
     ] = RasterizerBench(),
 ) -> None:
-    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving), view (what browsers get), say (talking).
+    """Measure on this machine: rasterizer (the kernels; the default), track (time and accuracy), avatar (quality), live (driving), view (what browsers get), say (talking), voice (speech-driven faces).
 
     Args:
         what: which part.
@@ -155,6 +170,10 @@ def bench(
         _bench_view(what)
     elif isinstance(what, SayBench):
         _bench_say(what)
+    elif isinstance(what, VoiceBench):
+        from avatar.cli_voice import bench_voice
+
+        bench_voice(what.capture, what.seed, what.steps, what.json_file)
     else:
         _bench_rasterizer(what)
 

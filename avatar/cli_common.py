@@ -135,9 +135,18 @@ def own_capture(drive: str, model: Avatar, home: Path) -> Capture | None:
 
 
 def driving_source(
-    drive: str, model: Avatar, home: Path, output: Path, frames: int | None, report: Any
+    drive: str,
+    model: Avatar,
+    home: Path,
+    output: Path,
+    frames: int | None,
+    report: Any,
+    voice: Path | None = None,
 ) -> Source:
-    """Open what drives a rendering; a clip is captured first, beside the output."""
+    """Open what drives a rendering; a clip is captured first, beside the output.
+
+    Speech is spoken as ``voice`` says, by default as the me.voice in ``home``.
+    """
     from avatar.drive.source import VIDEO_SUFFIXES, open_source
 
     own = own_capture(drive, model, home)
@@ -145,8 +154,13 @@ def driving_source(
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         folder = output.with_name(f"{path.stem}.capture")
         drive = str(captured_clip([path], folder, report).path)
+    voice = voice or find_voice(home)
     source = open_source(
-        drive, model, track=own.track if own else None, audio=own.audio if own else None
+        drive,
+        model,
+        track=own.track if own else None,
+        audio=own.audio if own else None,
+        voice=voice,
     )
     if frames is None or frames >= len(source):
         return source
@@ -156,7 +170,14 @@ def driving_source(
         track=own.track if own else None,
         audio=own.audio if own else None,
         frames=(0, frames),
+        voice=voice,
     )
+
+
+def find_voice(home: Path) -> Path | None:
+    """The voice model beside an avatar; None where there is none."""
+    path = home / "me.voice"
+    return path if path.is_file() else None
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -36,6 +36,12 @@ class LiveOptions:
     listen: str = "127.0.0.1"
     """Address for both ports. The default hears this machine only; 0.0.0.0 hears a phone in the same
     network (and everybody else in it)."""
+    microphone: str = ""
+    """Number or name of the microphone, as `python -m sounddevice` lists them; the usual one where not
+    given."""
+    voice: Path | None = None
+    """How the person speaks, a .voice file of `avatar train-voice`, for the microphone; a fallback
+    without training where not given."""
     record: Path | None = None
     """Write what arrives to this .jsonl file, which --drive plays again."""
 
@@ -107,10 +113,19 @@ def live_sources(
             record=options.record,
         )
 
+    def microphone() -> LiveDriver:
+        from avatar.drive.audio_live import MicrophoneDriver
+        from avatar.drive.voice import VoiceModel
+
+        voice = None if options.voice is None else VoiceModel.load(options.voice)
+        name = options.microphone
+        return MicrophoneDriver(avatar, voice, device=int(name) if name.isdigit() else name or None)
+
     return {
         f"Live Link Face (UDP {options.livelink_port})": livelink,
         f"OSC / VMC (UDP {options.osc_port})": osc,
         "webcam" if options.webcam.isdigit() else f"webcam ({Path(options.webcam).name})": webcam,
+        "microphone": microphone,
     }
 
 

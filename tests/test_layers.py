@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_say": {"avatar", "viewer"},
     "avatar.cli_view": {"avatar", "viewer"},
     "avatar.cli_tools": {"avatar", "capture"},
+    "avatar.cli_voice": {"avatar"},
     "avatar": set(),
     "capture": {"avatar", "capture"},
     "configs": {"avatar", "configs"},

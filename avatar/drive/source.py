@@ -13,6 +13,8 @@ from torch import Tensor
 from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.drive.arkit_csv import read_arkit
+from avatar.drive.audio import AudioDriver
+from avatar.drive.audio_features import AUDIO_SUFFIXES
 from avatar.drive.motion import ARKIT_COUNT, gaze_from_weights, interpolated, motion_states
 from avatar.drive.replay import RECORDING_SUFFIX, RecordingDriver
 from avatar.drive.retarget import (
@@ -24,6 +26,7 @@ from avatar.drive.retarget import (
     reach_of,
     retargeted_weights,
 )
+from avatar.drive.voice import VoiceModel
 from avatar.model.avatar import Avatar
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rotations import invert_rigid, matrix_to_rotvec, rigid, rotvec_to_matrix
@@ -33,7 +36,8 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
 SOURCE_KINDS = (
     "Give 'self' (the avatar's own capture), a .capture folder of any person, a .csv or .json "
-    "file of ARKit coefficients, or a .jsonl recording of a live stream."
+    "file of ARKit coefficients, a .jsonl recording of a live stream, or speech (.wav, .mp3, .m4a, .ogg, "
+    ".flac)."
 )
 
 
@@ -137,6 +141,8 @@ class Source:
     """The sound that belongs to the motion; None where there is none."""
     audio_start_s: float = 0.0
     """Where in ``audio`` the first state lies, seconds."""
+    note: str = ""
+    """A sentence for the user about how the motion was made; empty where there is nothing to say."""
 
     @property
     def fps(self) -> float:
@@ -159,12 +165,13 @@ def open_source(
     audio: Path | None = None,
     frames: tuple[int, int] | None = None,
     config: RetargetConfig | None = None,
+    voice: Path | None = None,
 ) -> Source:
     """Open what a user names as the source of motion.
 
     Args:
         spec: ``"self"``, a capture folder (or a folder that holds a ``me.capture``), an ARKit
-            .csv or .json file, or a recorded stream (.jsonl). A capture of the very clip that the avatar was made from is played
+            .csv or .json file, a recorded stream (.jsonl), or speech (.wav and others). A capture of the very clip that the avatar was made from is played
             as it is; any other is retargeted.
         avatar: who is to be driven.
         track: the avatar's own track: what ``"self"`` plays, and how far other sources may turn the
@@ -173,6 +180,8 @@ def open_source(
         frames: the part [first, last) to play: frames of the capture, or of the avatar's rate for
             a file.
         config: how to retarget.
+        voice: a .voice file that says how the person speaks, for speech; the fallback without training
+            where None.
 
     Raises:
         InputError: the source is missing, of an unknown kind, damaged, or does not fit the avatar.
@@ -213,6 +222,11 @@ def open_source(
         _check_frames((first, last), len(driver), spec)
         driver.batch = driver.batch[first:last]
         return Source(driver, len(driver))
+    if suffix in AUDIO_SUFFIXES:
+        model = None if voice is None else VoiceModel.load(voice)
+        speech = AudioDriver(path, avatar, model, frames)
+        start = 0.0 if frames is None else frames[0] / speech.fps
+        return Source(speech, len(speech), path, start, f"{spec}: {speech.note}.")
     if suffix not in (".csv", ".json"):
         raise InputError(f"{spec} is no driving source. {SOURCE_KINDS}")
     driver = ArkitFileDriver(path, avatar, frames, config)
