@@ -137,12 +137,12 @@ def bench(
 
 
 def _bench_live(what: LiveBench) -> None:
-    from avatar.cli_common import open_avatar
+    from avatar.train.restore import find_avatar
     from capture.live_bench import bench_live
 
     if not 1 <= what.seconds <= 600 or not 1 <= what.rate <= 1000:
         raise InputError("--seconds must lie between 1 and 600, --rate between 1 and 1000.")
-    avatar, _ = open_avatar(what.avatar)
+    avatar, _ = find_avatar(what.avatar)
     with ProgressDisplay() as report:
         result = bench_live(
             avatar, seconds=what.seconds, rate=what.rate, video=what.video, report=report

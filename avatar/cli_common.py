@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from avatar.checks import InputError
-from avatar.cli_eval import capture_of
 
 if TYPE_CHECKING:
     from avatar.capture_data import Capture
@@ -85,55 +84,31 @@ def captured_clip(
     return capture_video(videos, output, config, report)
 
 
-def open_avatar(path: Path) -> tuple[Avatar, Path]:
-    """Load the avatar that a path names; return it and the folder in which to look for its capture."""
-    from avatar.model.avatar import Avatar
-
-    for candidate in (path / "me.avatar", path / "avatar.avatar"):
-        if path.is_dir() and candidate.is_file():
-            return Avatar.load(candidate), path
-    if path.is_dir():
-        raise InputError(
-            f"{path} is a folder without an avatar in it; expected a .avatar file, a run, or a folder "
-            "that `avatar create` made."
-        )
-    return Avatar.load(path), path.parent
-
-
-def find_capture(home: Path) -> Capture | None:
-    """The capture that belongs to an avatar: beside it, or named by its run; None where there is none."""
-    from avatar.capture_data import Capture
-
-    if (home / "config.json").is_file():
-        return capture_of(home)
-    if (home / "me.capture").is_dir():
-        return Capture(home / "me.capture")
-    return None
-
-
 def driving_source(
     drive: str, model: Avatar, home: Path, output: Path, frames: int | None, report: Any
 ) -> Source:
     """Open what drives a rendering; a clip is captured first, beside the output."""
     from avatar.drive.source import VIDEO_SUFFIXES, open_source
+    from avatar.train.restore import find_capture
 
-    own = find_capture(home) if drive == "self" else None
+    # Whatever drives: the avatar's own track says how far its head may turn.
+    own, trouble = find_capture(home, model)
+    if drive == "self" and trouble:
+        raise InputError(f"There is no captured motion to play. {trouble}")
     path = Path(drive)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         folder = output.with_name(f"{path.stem}.capture")
         drive = str(captured_clip([path], folder, report).path)
-    source = open_source(
-        drive, model, track=own.track if own else None, audio=own.audio if own else None
-    )
+    track, audio = None, own.audio if own else None
+    try:
+        track = own.track if own else None
+    except InputError:
+        if drive == "self":
+            raise
+    source = open_source(drive, model, track=track, audio=audio)
     if frames is None or frames >= len(source):
         return source
-    return open_source(
-        drive,
-        model,
-        track=own.track if own else None,
-        audio=own.audio if own else None,
-        frames=(0, frames),
-    )
+    return open_source(drive, model, track=track, audio=audio, frames=(0, frames))
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avatar.checks import InputError
-from avatar.cli_common import CameraName, driving_source, find_capture, open_avatar
+from avatar.cli_common import CameraName, driving_source
 from avatar.cli_film import film, pictures_of
 from avatar.types import Gaussians, HeadState
 
@@ -82,7 +82,9 @@ def _opened(job: Export) -> tuple[Avatar, Path]:
             f"{job.path} is a capture, of which only the motion can be exported (--format arkit-csv). "
             f"Train first: avatar train {job.path} -o ME.run"
         )
-    return open_avatar(job.path)
+    from avatar.train.restore import find_avatar
+
+    return find_avatar(job.path)
 
 
 def _with_expression(model: Avatar, states: HeadState, values: dict[str, float]) -> HeadState:
@@ -295,17 +297,20 @@ def _signature(job: Export, model: Avatar) -> Signature:
 
 def _html(job: Export) -> str:
     from avatar.export.web import PageClip, write_page
+    from avatar.train.restore import find_capture
 
     _need_file(job.output)
     model, home = _opened(job)
     clips = []
-    if job.drive is not None or find_capture(home) is not None:
+    captured, trouble = find_capture(home, model)
+    if job.drive is not None or captured is not None:
         motion = _motion(job, model, home)
         name = "captured" if job.drive in (None, "self") else Path(job.drive).stem
         sound = motion.source.audio
         clips.append(PageClip(name, motion.states, motion.fps, sound, motion.source.audio_start_s))
     page = write_page(job.output, model, clips, title=str(model.header.get("who") or "Avatar"))
-    return f"{page.gaussians} Gaussians, {page.clips} motions, {page.bytes / 1e6:.1f} MB"
+    missing = f"; its own motion is not in it: {trouble}" if trouble and not clips else ""
+    return f"{page.gaussians} Gaussians, {page.clips} motions, {page.bytes / 1e6:.1f} MB{missing}"
 
 
 def _arkit(job: Export) -> str:
@@ -317,7 +322,7 @@ def _arkit(job: Export) -> str:
     if (job.path / "capture.json").is_file():
         motion, fps = _captured_motion(job, Capture(job.path))
     else:
-        model, home = open_avatar(job.path)
+        model, home = _opened(job)
         driven = _motion(job, model, home)
         motion, fps = motion_from_states(driven.states, model.rest, driven.fps), driven.fps
     write_arkit_csv(job.output, motion)

@@ -23,16 +23,18 @@ from test_viewer_state import make_track
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
+from avatar.cli_export import export
 from avatar.drive.arkit_csv import write_arkit_csv
 from avatar.drive.motion import FaceMotion
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
+from avatar.train.restore import find_avatar
 from avatar.types import HeadState
 from viewer.app import ViewerApp
 from viewer.cameras import ClientView, turned, viewpoint
 from viewer.capture_app import CaptureApp
 from viewer.compare import AVATAR_ERROR, Comparison, Filmed, compared, fitted_view
 from viewer.look import Look
-from viewer.opening import find_avatar, open_path
+from viewer.opening import open_path
 from viewer.panel_capture import LAYERS, layered
 from viewer.panel_output import SHORTCUTS, facts_of
 from viewer.pose_file import MOST_BYTES, parse_pose, pose_json
@@ -429,6 +431,8 @@ def test_a_run_without_an_avatar_opens_at_its_newest_checkpoint(small_capture, t
     app = open_path(run, port=0)
     assert isinstance(app, ViewerApp)
     assert app._why_no_comparison == ""
+    export(run, output=tmp_path / "me.ply")
+    assert (tmp_path / "me.ply").stat().st_size > len(avatar)
 
 
 # -- what leaves ----------------------------------------------------------------------------------
