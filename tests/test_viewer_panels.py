@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
+import threading
 import time
 import wave
 from collections.abc import Iterator
@@ -134,6 +136,39 @@ def test_a_stream_drives_says_what_arrives_and_is_closed(app, stream):
     app.stop()
     assert stream.closed == 2
     client.close()
+
+
+def test_a_stream_chosen_again_while_it_opens_is_opened_once_at_a_time(tiny_avatar):
+    running: list[Stream] = []
+    most, opened = 0, []
+    go = threading.Event()
+
+    class Exclusive(Stream):
+        def close(self) -> None:
+            super().close()
+            running.remove(self)
+
+    def opener() -> Stream:
+        nonlocal most
+        one = Exclusive(tiny_avatar.rest)
+        running.append(one)
+        opened.append(one)
+        most = max(most, len(running))
+        go.wait(10)
+        return one
+
+    sources = Sources(tiny_avatar, None, {"phone": opener}, None)
+    sources.enter("phone")
+    wait_for(lambda: len(opened) == 1)
+    sources.enter(BY_HAND)
+    sources.enter("phone")
+    time.sleep(0.1)
+    go.set()
+    wait_for(lambda: "arrive" in sources.note("phone", 0.0))
+    assert most == 1
+    assert len(running) == 1
+    sources.close()
+    assert running == []
 
 
 def upload(
@@ -333,6 +368,20 @@ def test_the_comparison_is_drawn_as_the_captures_camera_saw(tiny_avatar, small_c
         x = float(seen[0] / seen[2]) - x0
         share = x / (cam.width if x0 == 0 else width)
         assert share == pytest.approx(float(0.5 + 0.02 * 140 / 0.55 / 96), abs=0.01)
+
+
+def test_a_filmed_frame_that_is_gone_leaves_the_avatar(tiny_avatar, small_capture, tmp_path):
+    folder = tmp_path / "me.capture"
+    shutil.copytree(small_capture.path, folder)
+    capture = Capture(folder)
+    capture.frame_path(7).write_bytes(b"damaged")
+    stage = Stage(tiny_avatar, neutral(tiny_avatar.rest), filmed=Filmed(capture))
+    pictures = []
+    for frame in (6, 7):
+        stage.change(comparison=Comparison(frame))
+        pictures.append(stage.draw(stage.moment, VIEW, 120))
+        assert math.isnan(stage.psnr) == (frame == 7)
+    assert not np.array_equal(*pictures)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -128,7 +128,9 @@ class ComparePanel:
 
     def show(self, comparison: Comparison | None, psnr: float) -> None:
         """Say how alike the two are, or what is missing for it."""
-        if comparison is not None:
+        if comparison is not None and math.isnan(psnr):
+            text = f"Frame {comparison.frame}: what was filmed cannot be read; is the file still there?"
+        elif comparison is not None:
             text = f"Frame {comparison.frame}: PSNR {psnr:.1f} dB on this background, as drawn."
         elif self.on.value:
             text = "Choose the captured motion as the source: only it has filmed frames."
