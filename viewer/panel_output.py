@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tempfile
 import threading
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import torch
 import viser
-from PIL import Image
 
 from avatar.checks import InputError
 from avatar.export.ply import write_ply
-from avatar.export.provenance import in_png
+from avatar.export.sequence import png_bytes
 from avatar.export.signature import Signature
 from avatar.model.avatar import Avatar
 from avatar.types import HeadState
@@ -110,7 +108,7 @@ class OutputPanel:
                 if client is not None:
                     client.send_file_download("avatar.mp4", content, save_immediately=True)
                 self.say(f"The video has {len(take.frames)} frames, {len(content) / 2**20:.1f} MB.")
-            except InputError as error:
+            except (InputError, OSError) as error:  # the system's own: a full disk, with its path
                 self.say(str(error))
             finally:
                 self.record.disabled = False
@@ -122,12 +120,10 @@ class OutputPanel:
         view = None if client is None else self._view_of(client)
         if client is None or view is None:
             return
-        buffer = io.BytesIO()
         moment = self._stage.moment
         signature = Signature(moment.avatar)
         picture = signature.marked(still(self._stage, moment, view))
-        Image.fromarray(picture).save(buffer, format="png")
-        content = in_png(buffer.getvalue(), signature.manifest("image/png", "avatar.png"))
+        content = png_bytes(picture, signature.manifest("image/png", "avatar.png"))
         client.send_file_download("avatar.png", content, save_immediately=True)
 
     def _export(self, client: viser.ClientHandle | None) -> None:
@@ -143,7 +139,7 @@ class OutputPanel:
                 content = path.read_bytes()
             client.send_file_download(path.name, content, save_immediately=True)
             self.say(f"{path.name}: {len(content) / 2**20:.1f} MB.")
-        except InputError as error:
+        except (InputError, OSError) as error:
             self.say(str(error))
         finally:
             self.export.disabled = False
