@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from avatar.checks import InputError
-from avatar.console import ProgressDisplay
+from avatar.console import ProgressDisplay, console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,11 +178,16 @@ def _bench_view(what: ViewBench) -> None:
     config = ViewBenchConfig(seconds=what.seconds, moves=what.moves, cycles=what.cycles)
     with ProgressDisplay() as report:
         result = bench_view(avatar, track, config, report=report)
-    page = bench_web(avatar) if what.page else None
     if what.json_file is None:
         print_table(result)
-        if page is not None:
-            print_page(page)
+    page = None
+    if what.page:
+        try:
+            page = bench_web(avatar)
+        except InputError as error:  # no Chromium: what was measured so far is not lost for it
+            console.print(escape(f"The web page is not measured. {error}"))
+    if what.json_file is None and page is not None:
+        print_page(page)
     result["page"] = None if page is None else page.as_json()
     write_json_file(what.json_file, result)
 
