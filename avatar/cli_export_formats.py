@@ -107,8 +107,6 @@ def _with_expression(model: Avatar, states: HeadState, values: dict[str, float])
 
 def _motion(job: Export, model: Avatar, home: Path) -> Motion:
     """Open what drives, at the rate and of the length asked for."""
-    import torch
-
     from avatar.export.sequence import at_rate
 
     wanted = job.frames
@@ -122,9 +120,7 @@ def _motion(job: Export, model: Avatar, home: Path) -> Motion:
             f"--frame {job.frame} lies behind the end of {job.drive or 'the capture'}, which has "
             f"{len(source)} frames. Give one from 0 to {len(source) - 1}."
         )
-    each = list(source.states())
-    fields = ("expression", "gaze", "T_world_head", "T_world_torso")
-    states = HeadState(*(torch.stack([getattr(s, name) for s in each]) for name in fields))
+    states = HeadState.stacked(list(source.states()))
     if job.frame is not None:
         states = states[job.frame : job.frame + 1]
     elif job.fps is not None:
@@ -134,17 +130,11 @@ def _motion(job: Export, model: Avatar, home: Path) -> Motion:
 
 def _single(job: Export, model: Avatar, home: Path) -> HeadState:
     """The one state of an export that does not move: at rest, or a frame of the motion."""
-    import torch
+    from avatar.model.views import slider_state
 
     if job.frame is not None:
         return _motion(job, model, home).states[0]
-    rest = HeadState(
-        torch.zeros_like(model.rest.expression)[None],
-        model.rest.gaze[None],
-        model.rest.T_world_head[None],
-        model.rest.T_world_torso[None],
-    )
-    return _with_expression(model, rest, job.expression)[0]
+    return slider_state(model, job.expression)
 
 
 def _splats(
@@ -229,7 +219,7 @@ def _png(job: Export) -> str:
                 f"{job.output} is one picture, but --drive gives many. Name a folder, or choose one "
                 "picture with --frame."
             )
-        (picture,) = _pictures(job, model, _batch_of_one(_single(job, model, home)))
+        (picture,) = _pictures(job, model, HeadState.stacked([_single(job, model, home)]))
         made = signature.manifest("image/png", job.output.name)
         write_png(job.output, signature.marked(picture), made)
         return f"{picture.shape[1]} x {picture.shape[0]} pixels"
@@ -241,15 +231,6 @@ def _png(job: Export) -> str:
                 folder / name, signature.marked(picture), signature.manifest("image/png", name)
             )
     return f"{len(motion.states)} pictures, {motion.fps:g} a second ({numbered(0, '.png')} and on)"
-
-
-def _batch_of_one(state: HeadState) -> HeadState:
-    return HeadState(
-        state.expression[None],
-        state.gaze[None],
-        state.T_world_head[None],
-        state.T_world_torso[None],
-    )
 
 
 def _mp4(job: Export) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import torch
 
 from avatar.checks import InputError
 from avatar.drive.live import FaceSample, LiveConfig, StreamDriver
@@ -196,12 +195,7 @@ def replay(
             stream.push(*samples[k])
             k += 1
         states.append(stream.state(now))
-    return HeadState(
-        *(
-            torch.stack([getattr(state, name) for state in states])
-            for name in ("expression", "gaze", "T_world_head", "T_world_torso")
-        )
-    )
+    return HeadState.stacked(states)
 
 
 def _parsed(path: Path, number: int, text: str) -> dict[str, Any]:
