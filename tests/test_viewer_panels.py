@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
@@ -19,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from PIL import Image
 from test_viewer_app import WireClient, frame_threads, wait_for
 from test_viewer_state import make_track
@@ -37,6 +39,7 @@ from viewer.capture_app import CaptureApp
 from viewer.compare import AVATAR_ERROR, Comparison, Filmed, compared, fitted_view
 from viewer.look import Look
 from viewer.opening import open_path
+from viewer.page import plain
 from viewer.panel_capture import LAYERS, layered
 from viewer.panel_output import SHORTCUTS, facts_of
 from viewer.pose_file import MOST_BYTES, parse_pose, pose_json
@@ -135,6 +138,29 @@ def test_a_stream_drives_says_what_arrives_and_is_closed(app, stream):
     wait_for(lambda: jaw(app) == pytest.approx(0.9))
     app.stop()
     assert stream.closed == 2
+    client.close()
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("C",))))
+def test_a_plain_text_is_no_markup(text):
+    shown = MarkdownIt("gfm-like", {"html": True, "linkify": False}).renderInline(plain(text))
+    assert html.unescape(shown) == " ".join(text.split())
+
+
+def test_what_a_pose_file_says_is_no_markup_in_anybodys_page(app):
+    client = WireClient(app.url)
+    evil = {
+        "format": "headsplat.pose",
+        "version": 1,
+        "expression": {"<iframe srcdoc='<script>'>": 1},
+    }
+    upload(client, app, app.panels.pose.load, "pose.json", json.dumps(evil).encode())
+    wait_for(lambda: "no ARKit name" in app.panels.status.content)
+    shown = MarkdownIt("gfm-like", {"html": True, "linkify": False}).renderInline(
+        app.panels.status.content
+    )
+    assert "<" not in shown
+    assert "iframe" in shown
     client.close()
 
 

@@ -9,6 +9,7 @@ import viser
 
 from viewer.compare import MODES, Comparison
 from viewer.look import Look
+from viewer.page import plain
 
 BY_SERVER = "this program (exact)"
 BY_BROWSER = "the browser (no delay)"
@@ -104,7 +105,7 @@ class ComparePanel:
             on_change: called after every change, from any thread.
         """
         gui.add_markdown(
-            why_not
+            plain(why_not)
             or "Each frame of the captured motion beside what was filmed, from the capture's camera, "
             "whatever the mouse does meanwhile."
         )

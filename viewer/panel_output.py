@@ -19,6 +19,7 @@ from avatar.export.signature import Signature
 from avatar.model.avatar import Avatar
 from avatar.types import HeadState
 from viewer.cameras import ClientView
+from viewer.page import plain
 from viewer.record import Recorder, recorded, still
 from viewer.stage import Stage
 
@@ -77,7 +78,7 @@ class OutputPanel:
 
     def say(self, text: str) -> None:
         """Write a line below the buttons; an empty one hides it."""
-        self.note.content, self.note.visible = text, bool(text)
+        self.note.content, self.note.visible = plain(text), bool(text)
 
     def toggle_record(self, client: viser.ClientHandle | None) -> None:
         """Begin to record for a browser, or end and send the video."""
