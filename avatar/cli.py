@@ -28,10 +28,9 @@ from avatar.cli_common import (
     copy_file,
     driving_source,
     need_device,
-    open_avatar,
     train_config,
 )
-from avatar.cli_eval import capture_of, evaluate_run
+from avatar.cli_eval import evaluate_run
 from avatar.cli_export import export
 from avatar.cli_film import film, pictures_of
 from avatar.cli_fit import claim_run, fit_run
@@ -277,6 +276,7 @@ def evaluate_command(
     """
     from avatar.export.report import warnings_of
     from avatar.model.avatar import Avatar
+    from avatar.train.run_folder import capture_of
 
     if max_side is not None and max_side < 64:
         raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
@@ -339,6 +339,7 @@ def render(
     """
     from avatar.export.alpha_video import ALPHA_CODECS
     from avatar.export.signature import Signature
+    from avatar.train.restore import find_avatar
 
     if frames is not None and frames < 1:
         raise InputError(f"--frames must be at least 1; got {frames}.")
@@ -348,7 +349,7 @@ def render(
             f"{output} is a video with transparency, which has no --background. Leave it out, or name "
             "an .mp4."
         )
-    model, home = open_avatar(avatar)
+    model, home = find_avatar(avatar)
     with ProgressDisplay() as report:
         source = driving_source(drive, model, home, output, frames, report, voice)
         pictures = pictures_of(

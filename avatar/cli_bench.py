@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from avatar.checks import InputError
-from avatar.console import ProgressDisplay
+from avatar.console import ProgressDisplay, console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,12 +180,12 @@ def bench(
 
 
 def _bench_live(what: LiveBench) -> None:
-    from avatar.cli_common import open_avatar
+    from avatar.train.restore import find_avatar
     from capture.live_bench import bench_live
 
     if not 1 <= what.seconds <= 600 or not 1 <= what.rate <= 1000:
         raise InputError("--seconds must lie between 1 and 600, --rate between 1 and 1000.")
-    avatar, _ = open_avatar(what.avatar)
+    avatar, _ = find_avatar(what.avatar)
     with ProgressDisplay() as report:
         result = bench_live(
             avatar, seconds=what.seconds, rate=what.rate, video=what.video, report=report
@@ -219,23 +220,28 @@ def _bench_view(what: ViewBench) -> None:
     config = ViewBenchConfig(seconds=what.seconds, moves=what.moves, cycles=what.cycles)
     with ProgressDisplay() as report:
         result = bench_view(avatar, track, config, report=report)
-    page = bench_web(avatar) if what.page else None
     if what.json_file is None:
         print_table(result)
-        if page is not None:
-            print_page(page)
+    page = None
+    if what.page:
+        try:
+            page = bench_web(avatar)
+        except InputError as error:  # no Chromium: what was measured so far is not lost for it
+            console.print(escape(f"The web page is not measured. {error}"))
+    if what.json_file is None and page is not None:
+        print_page(page)
     result["page"] = None if page is None else page.as_json()
     write_json_file(what.json_file, result)
 
 
 def _bench_say(what: SayBench) -> None:
-    from avatar.cli_common import find_capture, open_avatar
     from avatar.drive.emotion import emotion_named
+    from avatar.train.restore import find_avatar, find_capture
     from capture.say_bench import SENTENCE, bench_say
 
     emotion = emotion_named(what.emotion)
-    avatar, home = open_avatar(what.avatar)
-    capture = find_capture(home)
+    avatar, home = find_avatar(what.avatar)
+    capture, _ = find_capture(home, avatar)
     with ProgressDisplay() as report:
         result = bench_say(
             avatar,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from avatar.checks import InputError
-from avatar.cli_eval import capture_of
 
 if TYPE_CHECKING:
     from avatar.capture_data import Capture
@@ -85,32 +84,6 @@ def captured_clip(
     return capture_video(videos, output, config, report)
 
 
-def open_avatar(path: Path) -> tuple[Avatar, Path]:
-    """Load the avatar that a path names; return it and the folder in which to look for its capture."""
-    from avatar.model.avatar import Avatar
-
-    for candidate in (path / "me.avatar", path / "avatar.avatar"):
-        if path.is_dir() and candidate.is_file():
-            return Avatar.load(candidate), path
-    if path.is_dir():
-        raise InputError(
-            f"{path} is a folder without an avatar in it; expected a .avatar file, a run, or a folder "
-            "that `avatar create` made."
-        )
-    return Avatar.load(path), path.parent
-
-
-def find_capture(home: Path) -> Capture | None:
-    """The capture that belongs to an avatar: beside it, or named by its run; None where there is none."""
-    from avatar.capture_data import Capture
-
-    if (home / "config.json").is_file():
-        return capture_of(home)
-    if (home / "me.capture").is_dir():
-        return Capture(home / "me.capture")
-    return None
-
-
 def own_capture(drive: str, model: Avatar, home: Path) -> Capture | None:
     """The avatar's own capture, where driving needs it: to play it, or for how far its person turned.
 
@@ -118,20 +91,20 @@ def own_capture(drive: str, model: Avatar, home: Path) -> Capture | None:
     carries nothing, a capture beside it that is its own and can be read.
     """
     from avatar.model.reach import reach_in
+    from avatar.train.restore import find_capture
 
-    if drive == "self":
-        return find_capture(home)
-    if reach_in(model.header) is not None:
+    if drive != "self" and reach_in(model.header) is not None:
         return None
+    own, trouble = find_capture(home, model)
+    if drive == "self":
+        if trouble:
+            raise InputError(f"There is no captured motion to play. {trouble}")
+        return own
     try:
-        own = find_capture(home)
-        if own is None or own.source_sha256 != model.header.get("source_sha256"):
-            return None
-        return own if bool(own.track.valid.any()) else None
+        return own if own is not None and bool(own.track.valid.any()) else None
     except InputError:
-        return (
-            None  # a usual person's limits then; what is wrong with the capture is not in question
-        )
+        # A usual person's limits then; what is wrong with the capture is not in question.
+        return None
 
 
 def driving_source(

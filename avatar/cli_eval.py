@@ -149,11 +149,3 @@ def run_facts(avatar: Avatar, captured: Capture, run: Path) -> RunFacts:
         metrics=read_metrics(run / "metrics.jsonl"),
         facts={name: str(value) for name, value in facts.items() if value not in (None, "")},
     )
-
-
-def capture_of(run: Path) -> Capture:
-    """Open the capture that a run was fitted to."""
-    from avatar.capture_data import Capture
-    from avatar.train.run_folder import read_run
-
-    return Capture((run / read_run(run)["capture"]).resolve())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avatar.checks import InputError
-from avatar.cli_common import CameraName, driving_source, find_capture, open_avatar
+from avatar.cli_common import CameraName, driving_source
 from avatar.cli_film import film, pictures_of
 from avatar.types import Gaussians, HeadState
 
@@ -82,7 +82,9 @@ def _opened(job: Export) -> tuple[Avatar, Path]:
             f"{job.path} is a capture, of which only the motion can be exported (--format arkit-csv). "
             f"Train first: avatar train {job.path} -o ME.run"
         )
-    return open_avatar(job.path)
+    from avatar.train.restore import find_avatar
+
+    return find_avatar(job.path)
 
 
 def _with_expression(model: Avatar, states: HeadState, values: dict[str, float]) -> HeadState:
@@ -105,8 +107,6 @@ def _with_expression(model: Avatar, states: HeadState, values: dict[str, float])
 
 def _motion(job: Export, model: Avatar, home: Path) -> Motion:
     """Open what drives, at the rate and of the length asked for."""
-    import torch
-
     from avatar.export.sequence import at_rate
 
     wanted = job.frames
@@ -120,9 +120,7 @@ def _motion(job: Export, model: Avatar, home: Path) -> Motion:
             f"--frame {job.frame} lies behind the end of {job.drive or 'the capture'}, which has "
             f"{len(source)} frames. Give one from 0 to {len(source) - 1}."
         )
-    each = list(source.states())
-    fields = ("expression", "gaze", "T_world_head", "T_world_torso")
-    states = HeadState(*(torch.stack([getattr(s, name) for s in each]) for name in fields))
+    states = HeadState.stacked(list(source.states()))
     if job.frame is not None:
         states = states[job.frame : job.frame + 1]
     elif job.fps is not None:
@@ -132,17 +130,11 @@ def _motion(job: Export, model: Avatar, home: Path) -> Motion:
 
 def _single(job: Export, model: Avatar, home: Path) -> HeadState:
     """The one state of an export that does not move: at rest, or a frame of the motion."""
-    import torch
+    from avatar.model.views import slider_state
 
     if job.frame is not None:
         return _motion(job, model, home).states[0]
-    rest = HeadState(
-        torch.zeros_like(model.rest.expression)[None],
-        model.rest.gaze[None],
-        model.rest.T_world_head[None],
-        model.rest.T_world_torso[None],
-    )
-    return _with_expression(model, rest, job.expression)[0]
+    return slider_state(model, job.expression)
 
 
 def _splats(
@@ -227,7 +219,7 @@ def _png(job: Export) -> str:
                 f"{job.output} is one picture, but --drive gives many. Name a folder, or choose one "
                 "picture with --frame."
             )
-        (picture,) = _pictures(job, model, _batch_of_one(_single(job, model, home)))
+        (picture,) = _pictures(job, model, HeadState.stacked([_single(job, model, home)]))
         made = signature.manifest("image/png", job.output.name)
         write_png(job.output, signature.marked(picture), made)
         return f"{picture.shape[1]} x {picture.shape[0]} pixels"
@@ -239,15 +231,6 @@ def _png(job: Export) -> str:
                 folder / name, signature.marked(picture), signature.manifest("image/png", name)
             )
     return f"{len(motion.states)} pictures, {motion.fps:g} a second ({numbered(0, '.png')} and on)"
-
-
-def _batch_of_one(state: HeadState) -> HeadState:
-    return HeadState(
-        state.expression[None],
-        state.gaze[None],
-        state.T_world_head[None],
-        state.T_world_torso[None],
-    )
 
 
 def _mp4(job: Export) -> str:
@@ -295,17 +278,20 @@ def _signature(job: Export, model: Avatar) -> Signature:
 
 def _html(job: Export) -> str:
     from avatar.export.web import PageClip, write_page
+    from avatar.train.restore import find_capture
 
     _need_file(job.output)
     model, home = _opened(job)
     clips = []
-    if job.drive is not None or find_capture(home) is not None:
+    captured, trouble = find_capture(home, model)
+    if job.drive is not None or captured is not None:
         motion = _motion(job, model, home)
         name = "captured" if job.drive in (None, "self") else Path(job.drive).stem
         sound = motion.source.audio
         clips.append(PageClip(name, motion.states, motion.fps, sound, motion.source.audio_start_s))
     page = write_page(job.output, model, clips, title=str(model.header.get("who") or "Avatar"))
-    return f"{page.gaussians} Gaussians, {page.clips} motions, {page.bytes / 1e6:.1f} MB"
+    missing = f"; its own motion is not in it: {trouble}" if trouble and not clips else ""
+    return f"{page.gaussians} Gaussians, {page.clips} motions, {page.bytes / 1e6:.1f} MB{missing}"
 
 
 def _arkit(job: Export) -> str:
@@ -317,7 +303,7 @@ def _arkit(job: Export) -> str:
     if (job.path / "capture.json").is_file():
         motion, fps = _captured_motion(job, Capture(job.path))
     else:
-        model, home = open_avatar(job.path)
+        model, home = _opened(job)
         driven = _motion(job, model, home)
         motion, fps = motion_from_states(driven.states, model.rest, driven.fps), driven.fps
     write_arkit_csv(job.output, motion)

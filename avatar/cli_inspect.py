@@ -16,9 +16,13 @@ from avatar.cli_bench import JsonFile, write_json_file
 
 if TYPE_CHECKING:
     import numpy as np
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 MOST_PICTURE_BYTES = 256 << 20
 MOST_PIXELS = 64 << 20
+MOST_VIDEO_PIXELS = 256 << 20
+"""Of all frames of a video that are looked at together: 768 MiB; of larger pictures fewer are taken."""
 MOST_JSON_BYTES = 64 << 20
 MOST_PLY_HEADER = 64 << 10
 
@@ -154,10 +158,8 @@ def _video(path: Path) -> dict[str, Any]:
     import av
 
     from avatar.export.provenance import from_video
-    from avatar.export.watermark import spread
 
     made = from_video(path)
-    frames: list[np.ndarray] = []
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -169,13 +171,7 @@ def _video(path: Path) -> dict[str, Any]:
                     f"{path} is of {size[0]} x {size[1]} pixels, too large to inspect."
                 )
             count, fps = int(stream.frames), float(stream.average_rate or 0)
-            # Where the file does not say how many, all up to the bound are taken one after another.
-            wanted = set(spread(count)) if count else None
-            for index, frame in enumerate(container.decode(stream)):
-                if wanted is None or index in wanted:
-                    frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) >= (len(wanted) if wanted else 48):
-                    break
+            frames = _spread_frames(container, stream)
     except (OSError, av.FFmpegError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a video ({error}).") from error
     return {
@@ -186,6 +182,24 @@ def _video(path: Path) -> dict[str, Any]:
         "fps": fps,
         **_origin(made, frames),
     }
+
+
+def _spread_frames(container: InputContainer, stream: VideoStream) -> list[np.ndarray]:
+    """Return frames of one size, evenly spread, as many as are looked at and as memory bears."""
+    from avatar.export.watermark import FRAMES, spread
+
+    size = (stream.width, stream.height)
+    most = min(FRAMES, max(1, MOST_VIDEO_PIXELS // max(1, size[0] * size[1])))
+    # Where the file does not say how many, all up to the bound are taken one after another.
+    wanted = set(spread(int(stream.frames), most)) if stream.frames else None
+    frames: list[np.ndarray] = []
+    for index, frame in enumerate(container.decode(stream)):
+        # A stream may change its size on the way; a mark is looked for in pictures of one.
+        if (wanted is None or index in wanted) and (frame.width, frame.height) == size:
+            frames.append(frame.to_ndarray(format="rgb24"))
+        if len(frames) >= (len(wanted) if wanted else most):
+            break
+    return frames
 
 
 def _picture(path: Path) -> dict[str, Any]:
@@ -240,7 +254,9 @@ def _ply(path: Path) -> dict[str, Any]:
     return {
         "kind": "gaussians" if gaussians else "ply",
         "bytes": path.stat().st_size,
-        "elements": {name: int(n) if n.isdigit() else None for name, n in counts.items()},
+        "elements": {
+            name: int(n) if n.isdecimal() and len(n) < 20 else None for name, n in counts.items()
+        },
         "properties": len(names),
         "comments": [
             " ".join(words[1:]) for words in lines if words and words[0] in ("comment", "obj_info")
@@ -301,7 +317,8 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
                 from avatar.export.provenance import assertion
 
                 actions = assertion(value, "c2pa.actions.v2").get("actions")
-                first = actions[0] if isinstance(actions, list) and actions else {}
+                first = actions[0] if isinstance(actions, list) and actions else None
+                first = first if isinstance(first, dict) else {}
                 told = (
                     f"{first.get('description', '')}, {first.get('when', 'no date')} (not signed)"
                 )

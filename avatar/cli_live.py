@@ -152,7 +152,7 @@ def send(
     from avatar.drive.live_send import send_motion
 
     host, _, port = to.rpartition(":")
-    if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise InputError(f"--to {to}: expected HOST:PORT, for example 127.0.0.1:11111.")
     if repeats < 1:
         raise InputError(f"--repeats must be at least 1; got {repeats}.")

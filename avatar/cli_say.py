@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from avatar.checks import InputError
-from avatar.cli_common import CameraName, Output, find_capture, open_avatar
+from avatar.cli_common import CameraName, Output
 from avatar.cli_film import film, pictures_of
 from avatar.console import ProgressDisplay, console
 
@@ -76,6 +76,7 @@ def say(
         watermark: mark the pictures invisibly as those of this avatar (docs/sharing.md).
     """
     from avatar.drive.emotion import emotion_named
+    from avatar.train.restore import find_avatar
 
     felt = emotion_named(emotion)
     if (wav is None) == (not text.strip()):
@@ -85,8 +86,8 @@ def say(
         )
     if phonemes is not None and wav is None:
         raise InputError("--phonemes is the timing of a voice; give its sound too, with --wav.")
-    model, home = open_avatar(avatar)
-    captured = _own_motion(home)
+    model, home = find_avatar(avatar)
+    captured = _own_motion(home, model)
     if wav is not None:
         source = _recorded(wav, phonemes, model, felt, seed, captured)
         write_film(output, model, source, camera, size, background, watermark)
@@ -141,12 +142,13 @@ def listen(
     from avatar.drive.listening import listening_states
     from avatar.drive.source import Source
     from avatar.drive.speech import HEARD_RATE, read_samples
+    from avatar.train.restore import find_avatar
 
-    model, home = open_avatar(avatar)
+    model, home = find_avatar(avatar)
     samples = read_samples(other)
     track = None if mirror is None else Capture(mirror).track
     states, cues = listening_states(
-        samples, HEARD_RATE, model, mirror=track, seed=seed, captured=_own_motion(home)
+        samples, HEARD_RATE, model, mirror=track, seed=seed, captured=_own_motion(home, model)
     )
     source = Source(_Batch(states, model.fps), len(states), other)
     write_film(output, model, source, camera, size, background, watermark)
@@ -179,9 +181,10 @@ def speaker(avatar: Avatar) -> Callable[[str], SpokenClip] | None:
 def _own_motion(home: Path) -> HeadState | None:
     """Return the person's captured motion where it is at hand: their own blinks and glances."""
     from avatar.drive.source import track_states
+    from avatar.train.restore import find_capture
 
     try:
-        capture = find_capture(home)
+        capture, _ = find_capture(home, model)
         return None if capture is None else track_states(capture.track)
     except InputError:
         return None  # speech does without; the usual figures are taken instead

@@ -9,7 +9,7 @@ Dims: N Gaussians, V vertices, F frames, E expressions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -106,6 +106,16 @@ class HeadState:
             self.gaze.to(*args, **kwargs),
             self.T_world_head.to(*args, **kwargs),
             self.T_world_torso.to(*args, **kwargs),
+        )
+
+    @staticmethod
+    def stacked(states: Sequence[HeadState]) -> HeadState:
+        """Return single states, at least one, as a batch."""
+        return HeadState(
+            torch.stack([state.expression for state in states]),
+            torch.stack([state.gaze for state in states]),
+            torch.stack([state.T_world_head for state in states]),
+            torch.stack([state.T_world_torso for state in states]),
         )
 
     def between(self, a: Tensor, b: Tensor, share: Tensor) -> HeadState:

@@ -7,6 +7,7 @@ that pictures that come faster than they are fitted are dropped, not queued. A c
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -144,7 +145,7 @@ class ClipCamera:
 
 def open_camera(spec: str) -> Camera:
     """Open a camera by its number, or a clip by its path; raises InputError where it cannot be."""
-    if spec.isdigit():
+    if re.fullmatch(r"[0-9]{1,3}", spec):
         return DeviceCamera(int(spec))
     if not Path(spec).is_file():
         raise InputError(
@@ -253,7 +254,8 @@ class WebcamDriver:
             return f"{self.stream.label}: the camera gives no picture; trying to open it again."
         if not self.stream.counts["accepted"] and self.stream.counts[LEARNING]:
             return f"{self.stream.label}: learning the face; look into the camera, face at rest."
-        return self.stream.note(now_s)
+        text = self.stream.note(now_s)
+        return f"{text} {self._recorder.failure}".strip() if self._recorder else text
 
     def calibrate(self) -> None:
         """Take the performer's neutral afresh."""

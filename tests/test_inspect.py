@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from test_watermark import head
 
 from avatar.checks import InputError
-from avatar.cli_inspect import examine_file, inspect_file
+from avatar.cli_inspect import _spread_frames, examine_file, inspect_file
 from avatar.export.ply import write_ply
 from avatar.export.provenance import (
     avatar_id,
@@ -89,6 +90,35 @@ def test_pictures_and_pages_are_told(mine, tmp_path):
     found = examine_file(tmp_path / "x.html")
     assert found["who"] == "Ada"
     assert found["watermark"] is None
+
+
+def test_a_manifest_of_odd_parts_is_told(tmp_path, capsys):
+    for actions in (["made"], [5], "made", [[]], None):
+        made = {"manifest": "headsplat.provenance", "assertions": [
+            {"label": "c2pa.actions.v2", "data": {"actions": actions}},
+            {"label": "headsplat.avatar", "data": {"sha256": [1], "who": {"a": 1}}},
+        ]}  # fmt: skip
+        (tmp_path / "x.html").write_text(in_page("<head></head>", made))
+        inspect_file(tmp_path / "x.html")
+        assert "no date" in capsys.readouterr().out
+
+
+def test_a_ply_of_impossibly_many_elements_is_told(tmp_path):
+    path = tmp_path / "x.ply"
+    path.write_text(f"ply\nelement vertex {'9' * 5000}\nproperty float x\nend_header\n")
+    assert examine_file(path)["elements"] == {"vertex": None}
+
+
+def test_a_large_video_is_looked_at_within_memory(tmp_path, monkeypatch):
+    path = tmp_path / "x.mp4"
+    with VideoWriter(path, 25) as writer:
+        for _ in range(30):
+            writer.write(head(size=128))
+    monkeypatch.setattr("avatar.cli_inspect.MOST_VIDEO_PIXELS", 5 * 128 * 128 + 1)
+    with av.open(str(path)) as container:
+        frames = _spread_frames(container, container.streams.video[0])
+    assert [frame.shape for frame in frames] == 5 * [(128, 128, 3)]
+    assert examine_file(path)["frames"] == 30
 
 
 def test_foreign_files_are_not_claimed(tmp_path):

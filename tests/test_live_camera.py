@@ -161,7 +161,7 @@ def test_a_clip_is_scaled_to_a_cameras_size(small_clip: Path) -> None:
     camera.close()
 
 
-@pytest.mark.parametrize("spec", ["97", "no-such-clip.mp4", ""])
+@pytest.mark.parametrize("spec", ["97", "99999999999", "no-such-clip.mp4", ""])
 def test_no_camera_is_told_in_a_sentence(spec: str) -> None:
     with pytest.raises(InputError, match="camera"):
         open_camera(spec)

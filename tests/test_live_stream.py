@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -404,3 +405,34 @@ def test_a_recording_must_be_writable_and_named_jsonl(tmp_path: Path) -> None:
         Recorder(tmp_path / "nowhere" / "take.jsonl")
     header = json.loads(recorded(tmp_path)[0].read_text().splitlines()[0])
     assert header == {"format": "headsplat.stream", "version": 1}
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_stream(tmp_path: Path) -> None:
+    path = tmp_path / "take.jsonl"
+    path.write_text("what stood there")
+    recorder = Recorder(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        for k in range(400):
+            recorder.add(sample(k / RATE), k / RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "could not be written" in recorder.failure
+    recorder.close()
+    assert path.read_text() == "what stood there"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["take.jsonl"]
+
+
+def test_a_disk_that_is_full_at_the_end_is_told(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "take.jsonl")
+    recorder.add(sample(0.0), 0.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        with pytest.raises(InputError, match=r"take\.jsonl is lost"):
+            recorder.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    recorder.close()
+    assert list(tmp_path.iterdir()) == []

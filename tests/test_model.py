@@ -123,9 +123,7 @@ def test_a_state_of_another_rig_is_refused(tiny_avatar):
 
 
 def a_batch(avatar: Avatar, count: int) -> HeadState:
-    states = [a_state(avatar, seed) for seed in range(count)]
-    names = ("expression", "gaze", "T_world_head", "T_world_torso")
-    return HeadState(*(torch.stack([getattr(s, name) for s in states]) for name in names))
+    return HeadState.stacked([a_state(avatar, seed) for seed in range(count)])
 
 
 def equal(a: Gaussians, b: Gaussians) -> bool:

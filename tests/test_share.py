@@ -30,6 +30,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from avatar.checks import InputError
+from avatar.export.web_browser import find_chromium
 from viewer.app import ViewerApp
 from viewer.share import tls_context
 from viewer.share_login import Gate, GuessLimits, Sessions, need_password, random_password
@@ -41,7 +42,7 @@ PASSWORD = "right-password-1"
 SERVED = Path(viser.__file__).parent / "client" / "build"
 OURS = b"share-note"
 """Stands in viser's page as we hand it on, and nowhere before the login."""
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+CHROMIUM = find_chromium()
 
 
 class Clock:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,81 +14,30 @@ import cv2
 import numpy as np
 import pytest
 from conftest import make_avatar
-from websockets.sync.client import ClientConnection, connect
 
+from avatar.export.web_browser import Chromium, find_chromium
 from avatar.model.avatar import Avatar
 from viewer.app import ViewerApp
 
 WIDTH, HEIGHT = 1100, 640
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="needs the Chromium browser, which is not installed"
+        find_chromium() is None, reason="needs the Chromium browser, which is not installed"
     ),
 ]
 
 
-class Browser:
-    """Headless Chromium with software WebGL, its one page, and pictures of it."""
+class Browser(Chromium):
+    """One page, its mouse, and pictures that can be subtracted."""
 
     def __init__(self, profile: Path) -> None:
-        assert CHROMIUM is not None
-        command = [
-            CHROMIUM,
-            *("--headless=new", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader"),
-            *("--enable-unsafe-swiftshader", "--disable-background-networking"),
-            *("--disable-component-update", "--disable-sync", "--no-first-run", "--mute-audio"),
-            *(f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}"),
-            *("--remote-debugging-port=0", "about:blank"),
-        ]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        port_file = profile / "DevToolsActivePort"
-        # Chromium writes the port first and the path after it.
-        wait_for(lambda: port_file.is_file() and port_file.read_text().count("\n") >= 1, 30)
-        port, path = port_file.read_text().split()
-        self._socket: ClientConnection = connect(f"ws://127.0.0.1:{port}{path}", max_size=2**26)
-        self._calls = 0
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        session = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = session["sessionId"]
-        self.page("Page.enable")
-        metrics = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
-        self.page("Emulation.setDeviceMetricsOverride", **metrics)
-
-    def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """Send one command and wait for its answer."""
-        self._calls += 1
-        message = {"id": self._calls, "method": method, "params": params}
-        if session:
-            message["sessionId"] = session
-        self._socket.send(json.dumps(message))
-        while True:
-            answer = json.loads(self._socket.recv(timeout=60))
-            if answer.get("id") == self._calls:
-                assert "error" not in answer, f"{method}: {answer['error']}"
-                return answer["result"]
-
-    def page(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command to the page."""
-        return self.call(method, self._session, **params)
-
-    def run(self, script: str) -> Any:
-        """Return the value of a piece of JavaScript."""
-        done = self.page("Runtime.evaluate", expression=script, returnByValue=True)
-        return done["result"].get("value")
+        super().__init__(profile, width=WIDTH, height=HEIGHT)
 
     def picture(self) -> np.ndarray:
         """Return the page as it looks, int16 [H, W, 3] RGB."""
-        png = base64.b64decode(self.page("Page.captureScreenshot", format="png")["data"])
-        picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-        return picture[..., ::-1].astype(np.int16)
+        return super().picture().astype(np.int16)
 
     def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
         """Drag with the left mouse button, in ten moves."""
@@ -102,12 +48,6 @@ class Browser:
             x, y = (a + (b - a) * step / 10 for a, b in zip(start, end, strict=True))
             self.page(mouse, type="mouseMoved", x=x, y=y, button="left", buttons=1)
         self.page(mouse, type="mouseReleased", x=end[0], y=end[1], **button)
-
-    def close(self) -> None:
-        """End the browser."""
-        self._socket.close()
-        self.process.terminate()
-        self.process.wait(20)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
@@ -162,7 +102,7 @@ def test_a_browser_shows_the_avatar_and_what_is_done_to_it(tmp_path):
     app.start()
     browser = Browser(tmp_path / "profile")
     try:
-        browser.page("Page.navigate", url=app.url)
+        browser.open(app.url)
         wait_for(lambda: app.paces and app.paces[0].width, 60)
         # The page begins with its own small camera before it takes the one that it is told.
         wait_for(lambda: (browser.picture()[MIDDLE] < 200).any(-1).mean() > 0.05)
@@ -209,7 +149,7 @@ def test_a_browser_watches_a_fit_pauses_it_and_ends_it_early(small_capture, tmp_
     try:
         url = wait_for(lambda: re.search(r"Watch it at (\S+)", said.read_text()), 60).group(1)
         browser = Browser(tmp_path / "profile")
-        browser.page("Page.navigate", url=url)
+        browser.open(url)
 
         def text() -> str:
             return browser.run("document.body ? document.body.innerText : ''")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
+import shutil
+import threading
 import time
 import wave
 from collections.abc import Iterator
@@ -17,22 +20,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from PIL import Image
 from test_viewer_app import WireClient, frame_threads, wait_for
 from test_viewer_state import make_track
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
+from avatar.cli_export import export
 from avatar.drive.arkit_csv import write_arkit_csv
 from avatar.drive.motion import FaceMotion
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
+from avatar.train.restore import find_avatar
 from avatar.types import HeadState
 from viewer.app import ViewerApp
 from viewer.cameras import ClientView, turned, viewpoint
 from viewer.capture_app import CaptureApp
 from viewer.compare import AVATAR_ERROR, Comparison, Filmed, compared, fitted_view
 from viewer.look import Look
-from viewer.opening import find_avatar, open_path
+from viewer.opening import open_path
+from viewer.page import plain
 from viewer.panel_capture import LAYERS, layered
 from viewer.panel_output import SHORTCUTS, facts_of
 from viewer.pose_file import MOST_BYTES, parse_pose, pose_json
@@ -132,6 +139,62 @@ def test_a_stream_drives_says_what_arrives_and_is_closed(app, stream):
     app.stop()
     assert stream.closed == 2
     client.close()
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("C",))))
+def test_a_plain_text_is_no_markup(text):
+    shown = MarkdownIt("gfm-like", {"html": True, "linkify": False}).renderInline(plain(text))
+    assert html.unescape(shown) == " ".join(text.split())
+
+
+def test_what_a_pose_file_says_is_no_markup_in_anybodys_page(app):
+    client = WireClient(app.url)
+    evil = {
+        "format": "headsplat.pose",
+        "version": 1,
+        "expression": {"<iframe srcdoc='<script>'>": 1},
+    }
+    upload(client, app, app.panels.pose.load, "pose.json", json.dumps(evil).encode())
+    wait_for(lambda: "no ARKit name" in app.panels.status.content)
+    shown = MarkdownIt("gfm-like", {"html": True, "linkify": False}).renderInline(
+        app.panels.status.content
+    )
+    assert "<" not in shown
+    assert "iframe" in shown
+    client.close()
+
+
+def test_a_stream_chosen_again_while_it_opens_is_opened_once_at_a_time(tiny_avatar):
+    running: list[Stream] = []
+    most, opened = 0, []
+    go = threading.Event()
+
+    class Exclusive(Stream):
+        def close(self) -> None:
+            super().close()
+            running.remove(self)
+
+    def opener() -> Stream:
+        nonlocal most
+        one = Exclusive(tiny_avatar.rest)
+        running.append(one)
+        opened.append(one)
+        most = max(most, len(running))
+        go.wait(10)
+        return one
+
+    sources = Sources(tiny_avatar, None, {"phone": opener}, None)
+    sources.enter("phone")
+    wait_for(lambda: len(opened) == 1)
+    sources.enter(BY_HAND)
+    sources.enter("phone")
+    time.sleep(0.1)
+    go.set()
+    wait_for(lambda: "arrive" in sources.note("phone", 0.0))
+    assert most == 1
+    assert len(running) == 1
+    sources.close()
+    assert running == []
 
 
 def upload(
@@ -333,6 +396,20 @@ def test_the_comparison_is_drawn_as_the_captures_camera_saw(tiny_avatar, small_c
         assert share == pytest.approx(float(0.5 + 0.02 * 140 / 0.55 / 96), abs=0.01)
 
 
+def test_a_filmed_frame_that_is_gone_leaves_the_avatar(tiny_avatar, small_capture, tmp_path):
+    folder = tmp_path / "me.capture"
+    shutil.copytree(small_capture.path, folder)
+    capture = Capture(folder)
+    capture.frame_path(7).write_bytes(b"damaged")
+    stage = Stage(tiny_avatar, neutral(tiny_avatar.rest), filmed=Filmed(capture))
+    pictures = []
+    for frame in (6, 7):
+        stage.change(comparison=Comparison(frame))
+        pictures.append(stage.draw(stage.moment, VIEW, 120))
+        assert math.isnan(stage.psnr) == (frame == 7)
+    assert not np.array_equal(*pictures)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers_of_a_capture(small_capture, layer):
     picture = layered(small_capture, 5, layer, 200)
@@ -429,6 +506,8 @@ def test_a_run_without_an_avatar_opens_at_its_newest_checkpoint(small_capture, t
     app = open_path(run, port=0)
     assert isinstance(app, ViewerApp)
     assert app._why_no_comparison == ""
+    export(run, output=tmp_path / "me.ply")
+    assert (tmp_path / "me.ply").stat().st_size > len(avatar)
 
 
 # -- what leaves ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from avatar.types import HeadState
 from viewer.cameras import ClientView, viewpoint
 from viewer.compare import Filmed
 from viewer.director import Director
-from viewer.page import Page
+from viewer.page import Page, plain
 from viewer.panel_output import EXPORTS, ExportFunction
 from viewer.panels import Contents, Panels
 from viewer.record import Recorder
@@ -189,7 +189,7 @@ class ViewerApp:
         )
         self._splats = Splats(server, self._stage)
         if self.notice:
-            self._panels.show_status(self.notice)
+            self._panels.show_status(plain(self.notice))
         self._changed.set()
         self._director.start()
         self._splats.start()

@@ -70,7 +70,8 @@ def bench_view(
         ``frames_per_s`` (one client), ``frames_per_s_of_3`` (each of three at once), ``bytes_per_frame`` and ``height`` of
         its pictures (they shrink where the machine cannot keep pace),
         ``slider_ms`` (median) and ``slider_ms_90`` (9th decile), ``memory_mb`` [before, after the
-        cycles] and ``memory_growth`` (share), ``killed``: frames/s of a client before and after another
+        cycles] and ``memory_growth`` (share), both None where the system does not tell,
+        ``killed``: frames/s of a client before and after another
         is killed as pictures travel to it, and its ``longest_gap_ms``.
 
     Raises:
@@ -113,8 +114,7 @@ def bench_view(
         "slider_ms_90": round(1e3 * sorted(delays)[int(0.9 * (len(delays) - 1))], 1),
         "killed": killed,
         "cycles": config.cycles,
-        "memory_mb": [round(before / 1e6, 1), round(after / 1e6, 1)],
-        "memory_growth": round(after / before - 1, 4),
+        **_memory(before, after),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -124,7 +124,7 @@ def bench_view(
 
 def print_table(result: dict[str, Any]) -> None:
     """Print what was measured beside what is wanted of two idle cores."""
-    killed = result["killed"]
+    killed, growth = result["killed"], result["memory_growth"]
     low = min(result["frames_per_s_of_3"])
     rows = (
         ("frames/s, one client", f"{result['frames_per_s']:.1f}", ">= 30"),
@@ -137,7 +137,7 @@ def print_table(result: dict[str, Any]) -> None:
             f"{SIDE}, less on a slow machine",
         ),
         ("bytes a picture", f"{result['bytes_per_frame']:,}", ""),
-        ("memory after cycles", f"{result['memory_growth']:+.1%}", "<= 5 %"),
+        ("memory after cycles", "unknown" if growth is None else f"{growth:+.1%}", "<= 5 %"),
         (
             "other client's frames/s at a kill",
             f"{killed['before']:.1f} -> {killed['after']:.1f}",
@@ -219,15 +219,22 @@ def _pace(times: Sequence[float]) -> float:
     return round((len(times) - 1) / (times[-1] - times[0]), 2)
 
 
-def _settled_memory(app: ViewerApp) -> float:
-    """Bytes that this process holds, once all clients have left; 0.0 / 0 never (1 where unknown)."""
+def _memory(before: float | None, after: float | None) -> dict[str, Any]:
+    if before is None or after is None:
+        return {"memory_mb": None, "memory_growth": None}
+    megabytes = [round(before / 1e6, 1), round(after / 1e6, 1)]
+    return {"memory_mb": megabytes, "memory_growth": round(after / before - 1, 4)}
+
+
+def _settled_memory(app: ViewerApp) -> float | None:
+    """Bytes that this process holds, once all clients have left; None where the system does not tell."""
     end = time.monotonic() + 20
     while app.paces and time.monotonic() < end:
         time.sleep(0.1)
     time.sleep(1.0)
     status = Path("/proc/self/statm")
     if not status.is_file():
-        return 1.0
+        return None
     return int(status.read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
 
 

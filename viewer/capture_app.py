@@ -15,7 +15,7 @@ from avatar.capture_data import Capture
 from avatar.checks import InputError
 from viewer.cameras import ClientView, picture_size
 from viewer.look import Look
-from viewer.page import BEAT_S, Page
+from viewer.page import BEAT_S, Page, plain
 from viewer.panel_capture import CapturePanel
 from viewer.render_loop import FrameLoop, Pace
 from viewer.server import close_server, open_server, view_of
@@ -131,7 +131,7 @@ class CaptureApp:
         server.scene.world_axes.visible = False
         self._server, capture = server, self._capture
         gui = server.gui
-        gui.add_markdown(f"**{capture.path.name}**, {capture.width} x {capture.height}")
+        gui.add_markdown(f"**{plain(capture.path.name)}**, {capture.width} x {capture.height}")
         self.panel = CapturePanel(gui, capture, self._changed.set)
         self.playing = gui.add_checkbox("Play", False)
         self.speed = gui.add_slider("Speed", 0.1, 2.0, 0.1, 1.0)
@@ -172,7 +172,7 @@ class CaptureApp:
         capture, panel = self._capture, self.panel
         failure = self._sound.load(capture.audio)
         if failure:
-            panel.note.content = failure
+            panel.note.content = plain(failure)
         now = time.perf_counter()
         playback, shown = Playback(capture.frames, capture.fps, start_s=now), -1
         layer, beat_due = "", now

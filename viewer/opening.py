@@ -10,8 +10,7 @@ from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.drive.live import LiveDriver
 from avatar.model.avatar import Avatar
-from avatar.train.restore import avatar_of_checkpoint
-from avatar.train.run_folder import read_run
+from avatar.train.restore import find_avatar, find_capture
 from viewer.app import ViewerApp
 from viewer.capture_app import CaptureApp
 from viewer.panel_output import ExportFunction
@@ -54,7 +53,7 @@ def open_path(
     if is_capture(path):
         return CaptureApp(Capture(path), host=host, port=port)
     avatar, home = find_avatar(path)
-    capture, trouble = _capture_beside(home, avatar)
+    capture, trouble = find_capture(home, avatar)
     track = None
     if capture is not None:
         try:
@@ -76,28 +75,6 @@ def open_path(
     return app
 
 
-def find_avatar(path: Path) -> tuple[Avatar, Path]:
-    """Return the avatar that a path names, and the folder in which to look for its capture.
-
-    A run that has no avatar yet gives that of its newest checkpoint.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
-    if not path.is_dir():
-        return Avatar.load(path), path.parent
-    for name in ("me.avatar", "avatar.avatar"):
-        if (path / name).is_file():
-            return Avatar.load(path / name), path
-    for run in (path, path / "me.run"):
-        if (run / "config.json").is_file() and (run / "start.avatar").is_file():
-            return avatar_of_checkpoint(run)[0], run
-    raise InputError(
-        f"{path} is a folder without an avatar or a capture in it; expected a .avatar file, a .capture "
-        "folder, a run, or a folder that `avatar create` made."
-    )
-
-
 def open_subject(path: Path) -> tuple[Avatar, Track]:
     """Return an avatar and its own captured motion, for measuring.
 
@@ -105,32 +82,12 @@ def open_subject(path: Path) -> tuple[Avatar, Track]:
         InputError: as ``find_avatar``, or its capture is not at hand.
     """
     avatar, home = find_avatar(path)
-    capture, trouble = _capture_beside(home, avatar)
+    capture, trouble = find_capture(home, avatar)
     if capture is None:
         raise InputError(
             f"{path}: the avatar's capture is not at hand, so it has no motion to play. {trouble}".strip()
         )
     return avatar, capture.track
-
-
-def _capture_beside(home: Path, avatar: Avatar) -> tuple[Capture | None, str]:
-    """Return the capture of an avatar: named by its run, or beside it; or None, and why."""
-    folder = home / "me.capture"
-    if (home / "config.json").is_file():
-        folder = (home / str(read_run(home).get("capture", ""))).resolve()
-    if not folder.is_dir():
-        return None, ""
-    try:
-        capture = Capture(folder)
-    except InputError as error:
-        return None, str(error)
-    made_from = avatar.header.get("source_sha256")
-    if made_from and made_from != capture.source_sha256:
-        return (
-            None,
-            f"{folder} is of another clip than the avatar was made from, so it is left aside.",
-        )
-    return capture, ""
 
 
 def serve(app: ViewerApp | CaptureApp, ready: Callable[[str], None] | None = None) -> None:

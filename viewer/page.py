@@ -7,6 +7,8 @@ folded panel hears no beats either, and writes what is the matter over the pictu
 
 from __future__ import annotations
 
+import re
+
 import viser
 
 BEAT_S = 1.0
@@ -34,6 +36,18 @@ document.body.appendChild(note); }}, 1500); }})()">"""
 
 _BEAT = """<img alt="" style="display:none" src="" data-number="{number}" onerror="
 window.headsplatBeat = performance.now()">"""
+
+
+_MARKUP = re.compile(r"[\\`*_\[\]<>&~|#!]")
+
+
+def plain(text: str) -> str:
+    """Return Markdown that shows a text as it is.
+
+    viser's page renders HTML in Markdown, scripts too, and what is wrong with an uploaded file is told in
+    the file's own words, to everybody who looks on.
+    """
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 class Page:

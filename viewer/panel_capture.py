@@ -13,6 +13,7 @@ import viser.uplot
 from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.rotations import transform_points
+from viewer.page import plain
 
 PLAIN, MASK, LANDMARKS, FACE, HEAD = "frame", "mask", "landmarks", "tracked face", "tracked axes"
 LAYERS = (PLAIN, MASK, LANDMARKS, FACE, HEAD)
@@ -104,7 +105,7 @@ class CapturePanel:
             )
         except InputError as error:
             residual, valid, layers = None, None, (PLAIN, MASK)
-            note = f"{capture.frames} frames, not tracked. {error}"
+            note = f"{capture.frames} frames, not tracked. {plain(str(error))}"
         self.note = gui.add_markdown(note)
         self.frame = gui.add_slider("Capture frame", 0, max(capture.frames - 1, 1), 1, 0)
         self.layer = gui.add_dropdown("Layer", layers)
@@ -166,7 +167,7 @@ class CapturePanel:
         try:
             return layered(self._capture, frame, str(self.layer.value), side)
         except InputError as error:
-            self.note.content = str(error)
+            self.note.content = plain(str(error))
             width, height = self._capture.size_within(side)
             return np.full((height, width, 3), 128, np.uint8)
 

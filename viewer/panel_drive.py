@@ -7,6 +7,7 @@ from collections.abc import Callable
 import viser
 
 from avatar.checks import InputError
+from viewer.page import plain
 from viewer.sources import CAPTURED, FILE, SPEECH, Clip, Sources
 
 SOURCE_HINT = "Sliders of the other panels are added to a motion, or pose all by hand."
@@ -94,6 +95,7 @@ class DrivePanel:
 
     def show_note(self, text: str) -> None:
         """Write a line about the source; an empty one hides it."""
+        text = plain(text)
         if text != self.note.content:
             self.note.content = text
             self.note.visible = bool(text)

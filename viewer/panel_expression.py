@@ -10,6 +10,7 @@ import viser
 from avatar.checks import InputError
 from avatar.model.avatar import Avatar
 from avatar.rig.arkit import ARKIT_GROUPS, ARKIT_INDEX
+from viewer.page import plain
 from viewer.pose_file import parse_pose, pose_json
 from viewer.presets import PRESETS
 from viewer.state import Controls
@@ -119,7 +120,7 @@ class PosePanel:
             gui: where.
             expression: the sliders that a pose file sets along with these.
             on_change: called after every change, from any thread.
-            on_note: takes a sentence for the user.
+            on_note: takes a sentence for the user, Markdown.
         """
         self._expression, self._on_note = expression, on_note
         gui.add_markdown("Degrees from the pose at rest, or on top of the motion.")
@@ -159,7 +160,7 @@ class PosePanel:
         try:
             self.set_controls(parse_pose(self.load.value.content))
         except InputError as error:
-            self._on_note(str(error))
+            self._on_note(plain(str(error)))
 
     def set_controls(self, controls: Controls) -> None:
         """Set all sliders, as far as they reach."""

@@ -9,6 +9,7 @@ import viser
 
 from viewer.compare import MODES, Comparison
 from viewer.look import Look
+from viewer.page import plain
 
 BY_SERVER = "this program (exact)"
 BY_BROWSER = "the browser (no delay)"
@@ -104,7 +105,7 @@ class ComparePanel:
             on_change: called after every change, from any thread.
         """
         gui.add_markdown(
-            why_not
+            plain(why_not)
             or "Each frame of the captured motion beside what was filmed, from the capture's camera, "
             "whatever the mouse does meanwhile."
         )
@@ -128,7 +129,9 @@ class ComparePanel:
 
     def show(self, comparison: Comparison | None, psnr: float) -> None:
         """Say how alike the two are, or what is missing for it."""
-        if comparison is not None:
+        if comparison is not None and math.isnan(psnr):
+            text = f"Frame {comparison.frame}: what was filmed cannot be read; is the file still there?"
+        elif comparison is not None:
             text = f"Frame {comparison.frame}: PSNR {psnr:.1f} dB on this background, as drawn."
         elif self.on.value:
             text = "Choose the captured motion as the source: only it has filmed frames."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tempfile
 import threading
@@ -12,15 +11,15 @@ from pathlib import Path
 
 import torch
 import viser
-from PIL import Image
 
 from avatar.checks import InputError
 from avatar.export.ply import write_ply
-from avatar.export.provenance import in_png
+from avatar.export.sequence import png_bytes
 from avatar.export.signature import Signature
 from avatar.model.avatar import Avatar
 from avatar.types import HeadState
 from viewer.cameras import ClientView
+from viewer.page import plain
 from viewer.record import Recorder, recorded, still
 from viewer.stage import Stage
 
@@ -79,7 +78,7 @@ class OutputPanel:
 
     def say(self, text: str) -> None:
         """Write a line below the buttons; an empty one hides it."""
-        self.note.content, self.note.visible = text, bool(text)
+        self.note.content, self.note.visible = plain(text), bool(text)
 
     def toggle_record(self, client: viser.ClientHandle | None) -> None:
         """Begin to record for a browser, or end and send the video."""
@@ -110,7 +109,7 @@ class OutputPanel:
                 if client is not None:
                     client.send_file_download("avatar.mp4", content, save_immediately=True)
                 self.say(f"The video has {len(take.frames)} frames, {len(content) / 2**20:.1f} MB.")
-            except InputError as error:
+            except (InputError, OSError) as error:  # the system's own: a full disk, with its path
                 self.say(str(error))
             finally:
                 self.record.disabled = False
@@ -122,12 +121,10 @@ class OutputPanel:
         view = None if client is None else self._view_of(client)
         if client is None or view is None:
             return
-        buffer = io.BytesIO()
         moment = self._stage.moment
         signature = Signature(moment.avatar)
         picture = signature.marked(still(self._stage, moment, view))
-        Image.fromarray(picture).save(buffer, format="png")
-        content = in_png(buffer.getvalue(), signature.manifest("image/png", "avatar.png"))
+        content = png_bytes(picture, signature.manifest("image/png", "avatar.png"))
         client.send_file_download("avatar.png", content, save_immediately=True)
 
     def _export(self, client: viser.ClientHandle | None) -> None:
@@ -143,7 +140,7 @@ class OutputPanel:
                 content = path.read_bytes()
             client.send_file_download(path.name, content, save_immediately=True)
             self.say(f"{path.name}: {len(content) / 2**20:.1f} MB.")
-        except InputError as error:
+        except (InputError, OSError) as error:
             self.say(str(error))
         finally:
             self.export.disabled = False

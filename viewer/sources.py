@@ -79,6 +79,8 @@ class Sources:
         self._idle = IdleDriver.of(avatar, motion=motion)
         self._neutral = neutral(avatar.rest)
         self._lock = threading.Lock()
+        self._exchanging = threading.Lock()
+        self._turn = 0
         self._open: LiveDriver | None = None
         self._open_label, self._failure = "", ""
 
@@ -143,32 +145,37 @@ class Sources:
             if label == self._open_label:
                 return
             self._open_label, self._failure = label, ""
+            self._turn += 1
+            turn = self._turn
             left, self._open = self._open, None
             opener = self._live.get(label)
         if left is not None or opener is not None:
             threading.Thread(
-                target=self._exchange, args=(left, label, opener), name="viewer stream", daemon=True
+                target=self._exchange, args=(left, turn, opener), name="viewer stream", daemon=True
             ).start()
 
     def _exchange(
-        self, left: LiveDriver | None, label: str, opener: Callable[[], LiveDriver] | None
+        self, left: LiveDriver | None, turn: int, opener: Callable[[], LiveDriver] | None
     ) -> None:
-        if left is not None:
-            left.close()  # first: the next may want its camera or port
-        if opener is None:
-            return
-        try:
-            opened = opener()
-        except InputError as error:
-            with self._lock:
-                if self._open_label == label:
-                    self._failure = str(error)
-            return
-        with self._lock:
-            if self._open_label == label:
-                self._open = opened
+        # One at a time, closing first: the next may want the same camera or port.
+        with self._exchanging:
+            opened = None
+            try:
+                if left is not None:
+                    left.close()
+                if opener is not None and turn == self._turn:
+                    opened = opener()
+            except InputError as error:
+                with self._lock:
+                    if turn == self._turn:
+                        self._failure = str(error)
                 return
-        opened.close()  # another was chosen meanwhile
+            with self._lock:
+                if turn == self._turn:
+                    self._open = opened
+                    return
+            if opened is not None:
+                opened.close()  # another was chosen meanwhile
 
     def state(self, label: str, now_s: float, t: float) -> HeadState:
         """Return the state of a source that is no clip.
@@ -204,5 +211,6 @@ class Sources:
         """End the stream that is open."""
         with self._lock:
             left, self._open, self._open_label = self._open, None, ""
+            self._turn += 1
         if left is not None:
             left.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from avatar.checks import InputError
 from avatar.model.avatar import Avatar
 from avatar.raster import rasterize
 from avatar.types import Camera, Gaussians, HeadState
@@ -59,7 +61,7 @@ class Stage:
         self.pose_s = 0.0
         """What the latest posing took, seconds."""
         self.psnr = 0.0
-        """Of the latest comparison, dB, as large as it was drawn."""
+        """Of the latest comparison, dB, as large as it was drawn; NaN where the filmed frame cannot be read."""
 
     @property
     def moment(self) -> Moment:
@@ -147,7 +149,11 @@ class Stage:
         size = picture_size(view, resolution)
         camera, box = fitted_view(moment.avatar.camera, size)
         picture = picture_of(gaussians, camera, moment.look)
-        filmed = self._filmed.frame(comparison.frame, (box[2], box[3]), moment.look.background)
+        try:
+            filmed = self._filmed.frame(comparison.frame, (box[2], box[3]), moment.look.background)
+        except InputError:
+            self.psnr = math.nan
+            return picture
         picture, self.psnr = compared(picture, filmed, box, comparison)
         return picture
 

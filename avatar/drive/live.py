@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -375,8 +375,3 @@ def _smooth(x: float) -> float:
     """Rise from 0 at 0 to 1 at 1, level at both ends."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3 - 2 * x)
-
-
-def with_reach(config: LiveConfig, retarget: RetargetConfig) -> LiveConfig:
-    """Return the settings with another retargeting."""
-    return replace(config, retarget=retarget)

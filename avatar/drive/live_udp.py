@@ -87,7 +87,9 @@ class UdpDriver:
     def note(self, now_s: float) -> str:
         """See ``StreamDriver.note``; says where to send while nothing has come."""
         text = self.stream.note(now_s)
-        return text if self.stream.counts["accepted"] else f"{text[:-1]} on UDP port {self.port}."
+        if not self.stream.counts["accepted"]:
+            text = f"{text[:-1]} on UDP port {self.port}."
+        return f"{text} {self._recorder.failure}".strip() if self._recorder else text
 
     def calibrate(self) -> None:
         """Take the performer's neutral afresh."""

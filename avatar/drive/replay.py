@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import torch
 
 from avatar.checks import InputError
-from avatar.drive.live import FaceSample, LiveConfig, StreamDriver, with_reach
+from avatar.drive.live import FaceSample, LiveConfig, StreamDriver
 from avatar.drive.retarget import RetargetConfig
 from avatar.model.avatar import Avatar
 from avatar.tensorfile import atomic_path
@@ -30,7 +29,10 @@ REMEDY = "Record the stream again."
 
 
 class Recorder:
-    """Writes what arrives; the file appears, whole, when it is closed."""
+    """Writes what arrives; the file appears, whole, when it is closed.
+
+    A disk that fills up ends the recording, not the stream: ``failure`` then says so.
+    """
 
     def __init__(self, path: Path) -> None:
         """Begin a recording.
@@ -39,6 +41,8 @@ class Recorder:
             InputError: the file cannot be written, or is not to end in .jsonl.
         """
         self.path = Path(path)
+        self.failure = ""
+        """Why nothing more is written, a sentence; empty while all is well."""
         if self.path.suffix.lower() != RECORDING_SUFFIX:
             raise InputError(f"The recording {path} must end in {RECORDING_SUFFIX}.")
         self._stack = ExitStack()
@@ -65,13 +69,34 @@ class Recorder:
             "head": None if sample.head is None else np.asarray(sample.head, np.float64).tolist(),
             "gaze": None if sample.gaze is None else np.asarray(sample.gaze, np.float64).tolist(),
         }
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            self._file = None
+            with suppress(OSError):  # the error itself once more, after the file was removed
+                self._stack.__exit__(type(error), error, error.__traceback__)
+            self.failure = self._sentence(error)
 
     def close(self) -> None:
-        """Put the file in its place; doing so twice does no harm."""
-        if self._file is not None:
-            self._file = None
+        """Put the file in its place; doing so twice does no harm.
+
+        Raises:
+            InputError: it cannot be written; what stood there is as it was.
+        """
+        if self._file is None:
+            return
+        self._file = None
+        try:
             self._stack.close()
+        except OSError as error:
+            self.failure = self._sentence(error)
+            raise InputError(self.failure) from error
+
+    def _sentence(self, error: OSError) -> str:
+        return (
+            f"The recording {self.path} is lost: it could not be written any further "
+            f"({error.strerror or error}). Free some space and record again."
+        )
 
 
 def read_recording(path: Path) -> Iterator[tuple[FaceSample, float]]:
@@ -135,7 +160,7 @@ class RecordingDriver:
             InputError: the file cannot be used or holds no sample.
         """
         self.fps = avatar.fps
-        live = LiveConfig() if config is None else with_reach(LiveConfig(), config)
+        live = LiveConfig() if config is None else LiveConfig(retarget=config)
         samples = list(read_recording(path))
         if not samples:
             raise InputError(f"{path} holds no sample. {REMEDY}")
@@ -170,12 +195,7 @@ def replay(
             stream.push(*samples[k])
             k += 1
         states.append(stream.state(now))
-    return HeadState(
-        *(
-            torch.stack([getattr(state, name) for state in states])
-            for name in ("expression", "gaze", "T_world_head", "T_world_torso")
-        )
-    )
+    return HeadState.stacked(states)
 
 
 def _parsed(path: Path, number: int, text: str) -> dict[str, Any]:

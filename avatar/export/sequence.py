@@ -19,7 +19,7 @@ from PIL import Image
 from avatar.checks import InputError
 from avatar.export.provenance import in_png
 from avatar.export.splat_common import FULL, naming_path
-from avatar.tensorfile import atomic_path
+from avatar.tensorfile import write_bytes
 from avatar.types import HeadState
 
 _NUMBERED = re.compile(r"\d{6,}\.[a-z.]+")
@@ -115,11 +115,16 @@ def write_png(path: Path, picture: np.ndarray, manifest: Mapping[str, Any] | Non
         InputError: the file cannot be written.
         OSError: the disk is full.
     """
-    with naming_path(path), atomic_path(Path(path)) as temporary:
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG")
-        png = buffer.getvalue()
-        temporary.write_bytes(png if manifest is None else in_png(png, manifest))
+    with naming_path(path):
+        write_bytes(Path(path), png_bytes(picture, manifest))
+
+
+def png_bytes(picture: np.ndarray, manifest: Mapping[str, Any] | None = None) -> bytes:
+    """Return what ``write_png`` writes."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    png = buffer.getvalue()
+    return png if manifest is None else in_png(png, manifest)
 
 
 def at_rate(states: HeadState, fps: float, wanted_fps: float) -> HeadState:

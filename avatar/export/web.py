@@ -17,6 +17,7 @@ from pathlib import Path
 from avatar.checks import InputError
 from avatar.export.provenance import in_page
 from avatar.export.signature import Signature
+from avatar.export.splat_common import naming_path
 from avatar.export.web_format import PageClip as PageClip  # handed on with the writers
 from avatar.export.web_format import encode
 from avatar.model.avatar import Avatar
@@ -64,11 +65,13 @@ def write_page(
         InputError: an avatar that a page cannot pose, sound that cannot be read, or a file that cannot be
             written.
     """
+    path = Path(path)
     packed = encode(avatar, clips, title=title, facts=facts)
-    made = Signature(avatar, watermark=False).manifest("text/html", Path(path).name)
+    made = Signature(avatar, watermark=False).manifest("text/html", path.name)
     text = in_page(page_text(packed, title).decode(), made).encode()
-    _write(Path(path), text)
-    return PageFacts(Path(path), len(text), len(avatar), len(clips))
+    with naming_path(path):
+        write_bytes(path, text)
+    return PageFacts(path, len(text), len(avatar), len(clips))
 
 
 def write_parts(
@@ -101,15 +104,12 @@ def write_parts(
     packed = encode(avatar, clips, title=title, facts=facts)
     module = _asset("avatar-head.js").encode()
     index = _EXAMPLE.format(title=html.escape(title), name=name).encode()
-    try:
+    with naming_path(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made ({error.strerror or error}). Choose another folder."
-        ) from error
     files = {f"{name}.bin": packed, "avatar-head.js": module, "index.html": index}
     for file, content in files.items():
-        _write(folder / file, content)
+        with naming_path(folder / file):
+            write_bytes(folder / file, content)
     return PageFacts(folder, sum(map(len, files.values())), len(avatar), len(clips))
 
 
@@ -154,14 +154,4 @@ def _asset(name: str) -> str:
         raise InputError(
             f"The web page's part {name} is missing from this installation. Install headsplat again, or in "
             "a checkout run: make web"
-        ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}). "
-            "Choose a folder that exists, is writable and has space."
         ) from error

@@ -104,7 +104,7 @@ def bench_web(avatar: Avatar, *, seed: int = 0, size: int = SIZE) -> WebBench:
             )
             browser.run(_WATCH)
             time.sleep(WATCH_S)
-            moving = browser.run("window.seen")
+            moving = browser.wait_for("window.seen")  # nothing yet on a very slow machine
             renderer = browser.run(
                 "(() => { const gl = document.createElement('canvas').getContext('webgl2');"
                 "const e = gl.getExtension('WEBGL_debug_renderer_info');"

@@ -1,4 +1,4 @@
-"""The avatar of a run that has not ended: read from its newest checkpoint, for looking at."""
+"""The avatar that a path names, finished or not, and the capture that belongs to it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
 from avatar.model.binding import Binding
 from avatar.train.checkpoint import load_newest
+from avatar.train.run_folder import capture_of
 
 _BINDING = ("triangle", "barycentric", "follow", "eye", "part")
 
@@ -45,3 +47,55 @@ def avatar_of_checkpoint(run: Path) -> tuple[Avatar, int]:
         ) from error
     avatar.header["steps"] = step
     return avatar.requires_grad_(False), step
+
+
+def find_avatar(path: Path) -> tuple[Avatar, Path]:
+    """Return the avatar that a path names, and the folder in which to look for its capture.
+
+    A run that has no avatar yet gives that of its newest checkpoint.
+
+    Args:
+        path: a .avatar file, a run, or a folder that ``avatar create`` made.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    if not path.is_dir():
+        return Avatar.load(path), path.parent
+    for name in ("me.avatar", "avatar.avatar"):
+        if (path / name).is_file():
+            return Avatar.load(path / name), path
+    for run in (path, path / "me.run"):
+        if (run / "config.json").is_file() and (run / "start.avatar").is_file():
+            return avatar_of_checkpoint(run)[0], run
+    raise InputError(
+        f"{path} is a folder without an avatar in it; expected a .avatar file, a run, or a folder that "
+        "`avatar create` made (to look at, also a .capture folder)."
+    )
+
+
+def find_capture(home: Path, avatar: Avatar) -> tuple[Capture | None, str]:
+    """Return the capture that belongs to an avatar, or None and the reason.
+
+    Args:
+        home: the folder that ``find_avatar`` returned. The run in it names its capture; else it is me.capture.
+        avatar: made from it.
+
+    Returns:
+        The capture and an empty text; or None and a sentence, empty where nothing says that there is one.
+    """
+    try:
+        if (home / "config.json").is_file():
+            capture = capture_of(home)
+        elif (home / "me.capture").is_dir():
+            capture = Capture(home / "me.capture")
+        else:
+            return None, ""
+    except InputError as error:
+        return None, str(error)
+    made_from = avatar.header.get("source_sha256")
+    if made_from and made_from != capture.source_sha256:
+        return None, (
+            f"{capture.path} is of another clip than the avatar was made from, so it is left aside."
+        )
+    return capture, ""

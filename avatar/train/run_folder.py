@@ -83,6 +83,20 @@ def read_run(run: Path) -> dict[str, Any]:
         ) from error
 
 
+def capture_of(run: Path) -> Capture:
+    """Open the capture that a run was fitted to.
+
+    Raises:
+        InputError: config.json is damaged or names none, or the capture is gone or damaged.
+    """
+    named = read_run(run).get("capture")
+    if not isinstance(named, str) or not named:
+        raise InputError(
+            f"{run / 'config.json'} does not name the run's capture. Train again: avatar train"
+        )
+    return Capture((run / named).resolve())
+
+
 def can_resume(capture: Capture, run: Path, config: TrainConfig) -> bool:
     """Whether ``run`` holds a checkpoint of this capture with these settings."""
     try:
