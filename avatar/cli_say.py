@@ -178,7 +178,7 @@ def speaker(avatar: Avatar) -> Callable[[str], SpokenClip] | None:
     return spoken
 
 
-def _own_motion(home: Path) -> HeadState | None:
+def _own_motion(home: Path, model: Avatar) -> HeadState | None:
     """Return the person's captured motion where it is at hand: their own blinks and glances."""
     from avatar.drive.source import track_states
     from avatar.train.restore import find_capture

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -143,7 +143,7 @@ class StreamDriver:
             label: what the note calls the stream.
         """
         config = config or LiveConfig()
-        self.config = with_reach(config, for_avatar(config.retarget, avatar))
+        self.config = replace(config, retarget=for_avatar(config.retarget, avatar))
         self.label = label
         self.counts: Counter[str] = Counter()
         """Accepted samples under ``accepted``, the others under the reason why they were dropped."""
