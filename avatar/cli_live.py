@@ -40,8 +40,8 @@ class LiveOptions:
     """Number or name of the microphone, as `python -m sounddevice` lists them; the usual one where not
     given."""
     voice: Path | None = None
-    """How the person speaks, a .voice file of `avatar train-voice`, for the microphone; a fallback
-    without training where not given."""
+    """How the person speaks, a .voice file of `avatar train-voice`, for the microphone; the me.voice
+    beside the avatar where not given, and a fallback without training where there is none."""
     record: Path | None = None
     """Write what arrives to this .jsonl file, which --drive plays again."""
 

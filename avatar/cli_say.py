@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from avatar.checks import InputError
-from avatar.cli_common import CameraName, Output
+from avatar.cli_common import CameraName, Output, find_voice
 from avatar.cli_film import film, pictures_of
 from avatar.console import ProgressDisplay, console
 
@@ -89,7 +89,7 @@ def say(
     model, home = find_avatar(avatar)
     captured = _own_motion(home, model)
     if wav is not None:
-        source = _recorded(wav, phonemes, model, felt, seed, captured)
+        source = _recorded(wav, phonemes, model, felt, seed, captured, find_voice(home))
         write_film(output, model, source, camera, size, background, watermark)
         return
     from avatar.drive.performance import speak
@@ -197,6 +197,7 @@ def _recorded(
     felt: tuple[str, float],
     seed: int,
     captured: HeadState | None,
+    person: Path | None,
 ) -> Source:
     """Open a recorded voice as a source of motion."""
     import torch
@@ -212,7 +213,7 @@ def _recorded(
         return Source(_Batch(states, model.fps), len(states), wav)
     read_samples(wav)  # says what is wrong with the file before anything else does
     try:
-        heard = open_source(str(wav), model)
+        heard = open_source(str(wav), model, voice=person)
     except InputError as error:
         raise InputError(
             f"{wav} has no timing of its phonemes, and its sound alone cannot be used: {error} Give the "

@@ -6,13 +6,14 @@ Part of the command line, in a file of its own for its length; heavy packages ar
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 from rich.markup import escape
 
-from avatar.cli_common import UsageError
+from avatar.cli_common import UsageError, find_voice
 from avatar.cli_export_formats import posed_exports
 from avatar.cli_live import LiveOptions, live_sources
 from avatar.cli_say import speaker
@@ -47,6 +48,8 @@ def view(
     from viewer.opening import open_path, serve
     from viewer.share import PASSWORD_VARIABLE, share
 
+    if live.voice is None:
+        live = replace(live, voice=find_voice(path if path.is_dir() else path.parent))
     # Shared, it listens on a port of its own on 127.0.0.1; the network meets the server before it.
     app = open_path(
         path,
