@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import pytest
 from conftest import make_avatar
-from test_viewer_browser import CHROMIUM, MIDDLE, Browser, click, settled, wait_for
+from test_viewer_browser import MIDDLE, Browser, click, settled, wait_for
 from test_viewer_state import make_track
 
+from avatar.export.web_browser import find_chromium
 from viewer.app import ViewerApp
 from viewer.capture_app import CaptureApp
 from viewer.page import GONE
@@ -31,7 +32,7 @@ OUTPUT = Path(__file__).resolve().parents[1] / "test-output" / "viewer"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="needs the Chromium browser, which is not installed"
+        find_chromium() is None, reason="needs the Chromium browser, which is not installed"
     ),
 ]
 
