@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from avatar.checks import check
-from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,8 @@ class HeadState:
             b: [n] of those at share 1.
             share: [n] in [0, 1].
         """
+        # Here, as it takes a second to load, which every start of the command line would pay.
+        from avatar.rotations import matrix_to_rotvec, rigid, rotvec_to_matrix
 
         def mix(values: Tensor) -> Tensor:
             return torch.lerp(values[a], values[b], share.reshape(-1, *[1] * (values.ndim - 1)))
