@@ -8,22 +8,22 @@ async function vt(o) {
     throw new Error("The avatar's data is newer than this script. Export both with one version.");
   const r = e.getUint32(12, !0);
   if (16 + r > t.length) throw new Error($);
-  const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, c = (F) => {
+  const n = JSON.parse(new TextDecoder().decode(t.subarray(16, 16 + r))), i = 16 + r, h = (F) => {
     const _ = n.arrays[F];
     if (!_ || i + _.at + _.size > t.length) throw new Error($);
     return [t.slice(i + _.at, i + _.at + _.size), _.type];
   }, a = (F) => {
-    const [_, k] = c(F);
+    const [_, k] = h(F);
     if (k === "f4") return new Float32Array(_.buffer);
     if (k === "f2") return Mt(new Uint16Array(_.buffer));
     if (k === "i2") return Float32Array.from(new Int16Array(_.buffer), (bt) => bt / 32767);
     throw new Error($);
-  }, h = (F) => new Int8Array(c(F)[0].buffer), l = (F) => new Uint16Array(c(F)[0].buffer), u = n.branches.map((F, _) => ({
+  }, c = (F) => new Int8Array(h(F)[0].buffer), l = (F) => new Uint16Array(h(F)[0].buffer), u = n.branches.map((F, _) => ({
     first: F.first,
     count: F.count,
     shapes: F.shapes,
     sees: F.sees,
-    offsets: h(`branch${_}.offsets`),
+    offsets: c(`branch${_}.offsets`),
     scale: a(`branch${_}.scale`),
     layers: [...Array(F.layers).keys()].map((k) => ({
       weight: a(`branch${_}.weight${k}`),
@@ -37,7 +37,7 @@ async function vt(o) {
     gaze: a(`clip${_}.gaze`),
     head: a(`clip${_}.head`),
     torso: a(`clip${_}.torso`),
-    audio: F.mime ? new Blob([c(`clip${_}.audio`)[0]], { type: F.mime }) : null
+    audio: F.mime ? new Blob([h(`clip${_}.audio`)[0]], { type: F.mime }) : null
   })), { title: d, facts: w, count: m, names: y, groups: f, fps: g, view: R, camera: x, rest: E } = n, { largest: A, input_limit: v, most_growth: b, look: U, look_in_files: D } = n;
   return {
     title: d,
@@ -71,7 +71,7 @@ async function vt(o) {
     triangle: l("triangle"),
     barycentric: a("barycentric"),
     follow: a("follow"),
-    eye: h("eye"),
+    eye: c("eye"),
     featureMean: a("feature_mean"),
     featureScale: a("feature_scale")
   };
@@ -144,9 +144,9 @@ function ut(o, t) {
   ];
 }
 function B(o) {
-  const [t, s, e, r, n, i, c, a, h] = Array.from(o), l = t + n + h;
+  const [t, s, e, r, n, i, h, a, c] = Array.from(o), l = t + n + c;
   let u;
-  return l >= Math.max(t, n, h) ? u = [1 + l, a - i, e - c, r - s] : t >= Math.max(n, h) ? u = [a - i, 1 + t - n - h, s + r, e + c] : n >= h ? u = [e - c, s + r, 1 - t + n - h, i + a] : u = [r - s, e + c, i + a, 1 - t - n + h], j(u);
+  return l >= Math.max(t, n, c) ? u = [1 + l, a - i, e - h, r - s] : t >= Math.max(n, c) ? u = [a - i, 1 + t - n - c, s + r, e + h] : n >= c ? u = [e - h, s + r, 1 - t + n - c, i + a] : u = [r - s, e + h, i + a, 1 - t - n + c], j(u);
 }
 function j(o) {
   const t = Math.hypot(...o) || 1;
@@ -204,16 +204,16 @@ class zt {
   drive(t) {
     const s = this.feasible(t.expression), e = this.displacement(s), r = B(S(t.head));
     let n = B(S(t.torso));
-    r.reduce((a, h, l) => a + h * n[l], 0) < 0 && (n = n.map((a) => -a));
+    r.reduce((a, c, l) => a + c * n[l], 0) < 0 && (n = n.map((a) => -a));
     const i = [0, 1].map((a) => {
-      const h = t.gaze[2 * a] - this.data.rest.gaze[2 * a], l = t.gaze[2 * a + 1] - this.data.rest.gaze[2 * a + 1];
-      return O([-l, h, 0]);
-    }), c = new Float32Array(e.length / 3 * 4);
+      const c = t.gaze[2 * a] - this.data.rest.gaze[2 * a], l = t.gaze[2 * a + 1] - this.data.rest.gaze[2 * a + 1];
+      return O([-l, c, 0]);
+    }), h = new Float32Array(e.length / 3 * 4);
     for (let a = 0; a < e.length / 3; a++)
-      for (let h = 0; h < 3; h++) c[4 * a + h] = e[3 * a + h];
+      for (let c = 0; c < 3; c++) h[4 * a + c] = e[3 * a + c];
     return {
       weights: this.weights(s, t),
-      displacement: c,
+      displacement: h,
       growth: this.growth(e),
       head: t.head,
       torso: t.torso,
@@ -231,20 +231,20 @@ class zt {
   displacement(t) {
     const { basis: s, lattice: e } = this.data, r = e.length, n = new Float32Array(r);
     for (let i = 0; i < t.length; i++) {
-      const c = t[i];
-      if (c === 0) continue;
+      const h = t[i];
+      if (h === 0) continue;
       const a = i * r;
-      for (let h = 0; h < r; h++) n[h] += c * s[a + h];
+      for (let c = 0; c < r; c++) n[c] += h * s[a + c];
     }
     return n;
   }
   areas(t) {
-    const { lattice: s, triangles: e } = this.data, r = new Float32Array(e.length / 3), n = (i, c, a) => {
-      const h = 3 * e[3 * i + c] + a;
-      return s[h] + t[h];
+    const { lattice: s, triangles: e } = this.data, r = new Float32Array(e.length / 3), n = (i, h, a) => {
+      const c = 3 * e[3 * i + h] + a;
+      return s[c] + t[c];
     };
     for (let i = 0; i < r.length; i++) {
-      const c = n(i, 0, 0), a = n(i, 0, 1), h = n(i, 0, 2), l = n(i, 1, 0) - c, u = n(i, 1, 1) - a, p = n(i, 1, 2) - h, d = n(i, 2, 0) - c, w = n(i, 2, 1) - a, m = n(i, 2, 2) - h;
+      const h = n(i, 0, 0), a = n(i, 0, 1), c = n(i, 0, 2), l = n(i, 1, 0) - h, u = n(i, 1, 1) - a, p = n(i, 1, 2) - c, d = n(i, 2, 0) - h, w = n(i, 2, 1) - a, m = n(i, 2, 2) - c;
       r[i] = Math.hypot(u * m - p * w, p * d - l * m, l * w - u * d);
     }
     return r;
@@ -256,23 +256,23 @@ class zt {
     return e;
   }
   features(t, s) {
-    const { rest: e, featureMean: r, featureScale: n, inputLimit: i } = this.data, c = new Float32Array(r.length);
-    c.set(t.subarray(0, T)), c.set(Y(e.head, s.head), T), c.set(s.gaze, T + 6), c.set(Y(e.torso, s.torso), T + 10);
-    for (let a = 0; a < c.length; a++) {
-      const h = (c[a] - r[a]) / n[a];
-      c[a] = Math.min(i, Math.max(-i, h));
+    const { rest: e, featureMean: r, featureScale: n, inputLimit: i } = this.data, h = new Float32Array(r.length);
+    h.set(t.subarray(0, T)), h.set(Y(e.head, s.head), T), h.set(s.gaze, T + 6), h.set(Y(e.torso, s.torso), T + 10);
+    for (let a = 0; a < h.length; a++) {
+      const c = (h[a] - r[a]) / n[a];
+      h[a] = Math.min(i, Math.max(-i, c));
     }
-    return c;
+    return h;
   }
   weights(t, s) {
     const e = this.features(t, s), r = new Float32Array(this.shapes * 16);
     let n = 0;
     for (const i of this.data.branches) {
-      const c = kt(i, e);
+      const h = kt(i, e);
       for (let a = 0; a < i.shapes; a++)
-        for (let h = 0; h < 13; h++) {
-          const l = i.scale[13 * a + h] / 16129;
-          r[16 * (n + a) + h] = c[a] * l;
+        for (let c = 0; c < 13; c++) {
+          const l = i.scale[13 * a + c] / 16129;
+          r[16 * (n + a) + c] = h[a] * l;
         }
       n += i.shapes;
     }
@@ -283,10 +283,10 @@ function kt(o, t) {
   let s = o.sees ? Float32Array.from(o.sees, (e) => t[e]) : t;
   return o.layers.forEach(({ weight: e, bias: r }, n) => {
     const i = new Float32Array(r.length);
-    for (let c = 0; c < i.length; c++) {
-      let a = r[c];
-      for (let h = 0; h < s.length; h++) a += e[c * s.length + h] * s[h];
-      i[c] = n < o.layers.length - 1 ? Math.max(0, a) : a;
+    for (let h = 0; h < i.length; h++) {
+      let a = r[h];
+      for (let c = 0; c < s.length; c++) a += e[h * s.length + c] * s[c];
+      i[h] = n < o.layers.length - 1 ? Math.max(0, a) : a;
     }
     s = i;
   }), s;
@@ -320,9 +320,9 @@ class pt {
   /** Coefficients, zero but for eyeLook, that a gaze in radians means. */
   weightsOf(t) {
     const s = new Float32Array(T);
-    return this.at.forEach(([e, r, n, i], c) => {
-      const a = t[2 * c] / this.full[0], h = t[2 * c + 1] / this.full[1];
-      s[e] = Math.max(0, a), s[r] = Math.max(0, -a), s[n] = Math.max(0, h), s[i] = Math.max(0, -h);
+    return this.at.forEach(([e, r, n, i], h) => {
+      const a = t[2 * h] / this.full[0], c = t[2 * h + 1] / this.full[1];
+      s[e] = Math.max(0, a), s[r] = Math.max(0, -a), s[n] = Math.max(0, c), s[i] = Math.max(0, -c);
     }), s;
   }
 }
@@ -333,31 +333,31 @@ function Ut(o, t) {
   return { expression: s, gaze: e.slice(), head: r.slice(), torso: n.slice() };
 }
 function P(o, t, s, e) {
-  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * I, t.gaze.pitch * I], c = o.gaze.map((y, f) => {
+  const r = o.expression.slice(), n = s.gazeOf(t.weights), i = [t.gaze.yaw * I, t.gaze.pitch * I], h = o.gaze.map((y, f) => {
     const g = e[f % 2];
     return y + Math.min(g, Math.max(-g, n[f] + i[f % 2]));
-  }), a = s.weightsOf(c), h = s.weightsOf(o.gaze), l = t.weights.slice();
-  for (const y of s.indices) l[y] = a[y] - h[y];
+  }), a = s.weightsOf(h), c = s.weightsOf(o.gaze), l = t.weights.slice();
+  for (const y of s.indices) l[y] = a[y] - c[y];
   for (let y = 0; y < T; y++) {
     const f = r[y];
     r[y] = Math.max(Math.min(f + l[y], Math.max(f, 1)), Math.min(f, 0));
   }
   const { yaw: u, pitch: p, roll: d } = t.head, w = dt(u * I, p * I, d * I), m = u || p || d ? mt(o.head, w) : o.head;
-  return { expression: r, gaze: c, head: m, torso: o.torso };
+  return { expression: r, gaze: h, head: m, torso: o.torso };
 }
 function Lt(o, t) {
-  const s = Math.min(Math.max(0, t * o.fps), o.frames - 1), e = Math.floor(s), r = Math.min(e + 1, o.frames - 1), n = s - e, i = (a, h) => Float32Array.from(
-    { length: h },
-    (l, u) => a[e * h + u] * (1 - n) + a[r * h + u] * n
-  ), c = (a) => {
-    const h = (l) => Array.from(a.subarray(7 * l, 7 * l + 4));
-    return ut(ft(Rt(h(e), h(r), n)), i(a, 7).subarray(4));
+  const s = Math.min(Math.max(0, t * o.fps), o.frames - 1), e = Math.floor(s), r = Math.min(e + 1, o.frames - 1), n = s - e, i = (a, c) => Float32Array.from(
+    { length: c },
+    (l, u) => a[e * c + u] * (1 - n) + a[r * c + u] * n
+  ), h = (a) => {
+    const c = (l) => Array.from(a.subarray(7 * l, 7 * l + 4));
+    return ut(ft(Rt(c(e), c(r), n)), i(a, 7).subarray(4));
   };
   return {
     expression: i(o.expression, o.expression.length / o.frames),
     gaze: Array.from(i(o.gaze, 4)),
-    head: c(o.head),
-    torso: c(o.torso)
+    head: h(o.head),
+    torso: h(o.torso)
   };
 }
 class St {
@@ -372,7 +372,7 @@ class St {
     const s = new Float32Array(T);
     t > this.blinkAt + 0.3 && (this.blinkAt = t + 2 + 4 * Math.random());
     const e = t - this.blinkAt, r = e < 0 ? 0 : e < 0.08 ? e / 0.08 : Math.max(0, 1 - (e - 0.08) / 0.16);
-    for (const c of this.eyes) s[c] = r;
+    for (const h of this.eyes) s[h] = r;
     t > this.glanceAt && (this.glanceAt = t + 1 + 2.5 * Math.random(), this.glance = { yaw: 5 * (Math.random() - 0.5), pitch: 3 * (Math.random() - 0.5) });
     const n = Math.sin(2 * Math.PI * t / 4.2), i = {
       yaw: 1.6 * Math.sin(0.41 * t) + 0.7 * Math.sin(1.07 * t + 1),
@@ -407,7 +407,7 @@ async function Ot(o, t) {
   return Bt(o.name, s, t);
 }
 function Bt(o, t, s) {
-  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = Nt(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), c = n.findIndex((m) => m === "time" || m === "timecode"), a = T + wt.length, h = [], l = [];
+  const e = t.replace(/^\ufeff/, "").split(/\r\n|\n|\r/), r = (e[0] ?? "").split(",").map((m) => tt(m)), n = Nt(o, r, s.names), i = r.findIndex((m) => m.toLowerCase() === "blendshapecount"), h = n.findIndex((m) => m === "time" || m === "timecode"), a = T + wt.length, c = [], l = [];
   for (let m = 1; m < e.length; m++) {
     const y = e[m];
     if (!y.replaceAll(",", "").trim()) continue;
@@ -418,27 +418,27 @@ function Bt(o, t, s) {
       throw new z(
         `${g}: has ${f.length} values where the header names ${r.length} columns. Is the file complete? Record or export it again.`
       );
-    if (h.length >= Z)
+    if (c.length >= Z)
       throw new z(`${o} has more than ${Z} rows. Cut the recording.`);
     const R = new Float32Array(a);
     n.forEach((x, E) => {
       typeof x == "number" && (R[x] = $t(g, r[E], x, f[E]));
-    }), h.push(R), c < 0 ? l.push([0, h.length - 1]) : n[c] === "timecode" ? l.push(Ct(g, f[c])) : l.push([0, gt(g, r[c], f[c])]);
+    }), c.push(R), h < 0 ? l.push([0, c.length - 1]) : n[h] === "timecode" ? l.push(Ct(g, f[h])) : l.push([0, gt(g, r[h], f[h])]);
   }
-  if (h.length === 0) throw new z(`${o} holds no sample of a face. ${C}`);
-  const u = qt(l, c < 0 ? 1 / s.fps : n[c] === "timecode" ? 0 : 1), [p, d] = Pt(o, u, n[c] === "timecode" ? 0.1 : 0), w = new Set(n.filter((m) => typeof m == "number"));
-  return Gt(o, p.map((m) => h[m]), d, w, s);
+  if (c.length === 0) throw new z(`${o} holds no sample of a face. ${C}`);
+  const u = qt(l, h < 0 ? 1 / s.fps : n[h] === "timecode" ? 0 : 1), [p, d] = Pt(o, u, n[h] === "timecode" ? 0.1 : 0), w = new Set(n.filter((m) => typeof m == "number"));
+  return Gt(o, p.map((m) => c[m]), d, w, s);
 }
 function tt(o) {
   return o.trim().replace(/^"(.*)"$/, "$1").trim();
 }
 function Nt(o, t, s) {
-  const e = new Map([...s.slice(0, T), ...wt].map((i, c) => [i.toLowerCase(), c])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
-    const c = i.toLowerCase();
-    if (r.has(c)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
-    if (r.add(c), c === "time" || c === "timecode") return c;
-    if (Dt.includes(c)) return "";
-    const a = e.get(c);
+  const e = new Map([...s.slice(0, T), ...wt].map((i, h) => [i.toLowerCase(), h])), r = /* @__PURE__ */ new Set(), n = t.map((i) => {
+    const h = i.toLowerCase();
+    if (r.has(h)) throw new z(`${o} has the column '${q(i)}' twice. Remove one of them.`);
+    if (r.add(h), h === "time" || h === "timecode") return h;
+    if (Dt.includes(h)) return "";
+    const a = e.get(h);
     if (a === void 0)
       throw new z(`${o} has an unknown column '${q(i)}'. ${C}`);
     return a;
@@ -476,28 +476,28 @@ function Ct(o, t) {
 }
 function qt(o, t) {
   if (t) return o.map(([, i]) => i * t);
-  const s = o.reduce((i, [, c]) => Math.max(i, c), 0);
+  const s = o.reduce((i, [, h]) => Math.max(i, h), 0);
   let e = It.find((i) => i > s) ?? Math.ceil(s) + 1;
   o[0][0] === o[o.length - 1][0] && (e = Math.max(e, 60));
   let r = 0, n = -1 / 0;
-  return o.map(([i, c]) => {
-    const a = i + c / e;
+  return o.map(([i, h]) => {
+    const a = i + h / e;
     return a - n < -12 * 3600 && r++, n = a, a + 24 * 3600 * r;
   });
 }
 function Pt(o, t, s) {
   const e = [], r = [];
   let n = -1 / 0;
-  if (t.forEach((i, c) => {
+  if (t.forEach((i, h) => {
     if (i < n - s)
-      throw new z(`${o}: the time of sample ${c + 1} lies before that of an earlier one. Sort them.`);
-    i > n + 1e-9 && (e.push(c), r.push(i - t[0]), n = i);
+      throw new z(`${o}: the time of sample ${h + 1} lies before that of an earlier one. Sort them.`);
+    i > n + 1e-9 && (e.push(h), r.push(i - t[0]), n = i);
   }), n - t[0] > J)
     throw new z(`${o} spans more than ${J / 3600} hours. Are its times seconds?`);
   return [e, r];
 }
 function Gt(o, t, s, e, r) {
-  const { fps: n, rest: i, names: c } = r, a = Math.floor(s[s.length - 1] * n + 1e-4) + 1, h = new Float32Array(a * c.length), l = new Float32Array(4 * a), u = new Float32Array(7 * a), p = new Float32Array(7 * a), d = new pt(c, r.lookInFiles), w = [0, 1, 2].some((g) => e.has(T + g)), m = [3, 4, 5, 6, 7, 8].some((g) => e.has(T + g)), y = (g, R, x) => {
+  const { fps: n, rest: i, names: h } = r, a = Math.floor(s[s.length - 1] * n + 1e-4) + 1, c = new Float32Array(a * h.length), l = new Float32Array(4 * a), u = new Float32Array(7 * a), p = new Float32Array(7 * a), d = new pt(h, r.lookInFiles), w = [0, 1, 2].some((g) => e.has(T + g)), m = [3, 4, 5, 6, 7, 8].some((g) => e.has(T + g)), y = (g, R, x) => {
     g.set([...B(S(x)), x[3], x[7], x[11]], 7 * R);
   };
   let f = 1;
@@ -505,13 +505,13 @@ function Gt(o, t, s, e, r) {
     const R = g / n;
     for (; f < s.length - 1 && s[f] < R; ) f++;
     const x = Math.min(f, t.length - 1), E = Math.max(0, x - 1), A = s[x] - s[E], v = A > 0 ? Math.min(1, Math.max(0, (R - s[E]) / A)) : 0, b = t[E].map((_, k) => _ * (1 - v) + t[x][k] * v);
-    h.set(b.subarray(0, T), g * c.length);
+    c.set(b.subarray(0, T), g * h.length);
     const U = [3, 4, 6, 7].map((_) => -b[T + _]), D = m ? U : d.gazeOf(b);
     l.set(i.gaze.map((_, k) => _ + D[k]), 4 * g);
     const F = dt(b[T], b[T + 1], b[T + 2]);
     y(u, g, w ? mt(i.head, F) : i.head), y(p, g, i.torso);
   }
-  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: a, expression: h, gaze: l, head: u, torso: p, audio: null };
+  return { name: o.replace(/\.csv$/i, ""), fps: n, frames: a, expression: c, gaze: l, head: u, torso: p, audio: null };
 }
 const Ht = [[150, 450], [450, 1e3], [1e3, 1800], [1800, 3200], [4e3, 8e3]];
 class Q {
@@ -548,17 +548,17 @@ class Q {
       return Math.max(w, 1e-10);
     }), e = s[0] + s[1] + s[2] + s[3], r = 10 * Math.log10(e + s[4]);
     this.floor += (r < this.floor ? 0.2 : 2e-3) * (r - this.floor), this.peak += (r > this.peak ? 0.3 : 3e-3) * (Math.max(r, this.floor + 25) - this.peak);
-    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((p) => p / (e + s[4])), c = Math.min(1, i[4] * 2), a = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), h = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - h * 0.8)), u = n * (1 - c);
+    const n = Math.min(1, Math.max(0, (r - this.floor - 8) / (this.peak - this.floor - 8))), i = s.map((p) => p / (e + s[4])), h = Math.min(1, i[4] * 2), a = Math.min(1, (i[1] + i[2] * 0.5) * 1.3), c = Math.min(1, (i[3] + i[2] * 0.4) * 2.5), l = Math.min(1, Math.max(0, i[0] + i[1] * 0.4 - c * 0.8)), u = n * (1 - h);
     this.towards({
       jawOpen: u * (0.15 + 0.55 * a),
       mouthFunnel: u * l * 0.4,
       mouthPucker: u * l * 0.25,
-      mouthStretchLeft: n * (h * 0.3 + c * 0.2),
-      mouthStretchRight: n * (h * 0.3 + c * 0.2),
-      mouthLowerDownLeft: u * (0.2 + 0.2 * h),
-      mouthLowerDownRight: u * (0.2 + 0.2 * h),
-      mouthUpperUpLeft: u * 0.12 + n * c * 0.1,
-      mouthUpperUpRight: u * 0.12 + n * c * 0.1
+      mouthStretchLeft: n * (c * 0.3 + h * 0.2),
+      mouthStretchRight: n * (c * 0.3 + h * 0.2),
+      mouthLowerDownLeft: u * (0.2 + 0.2 * c),
+      mouthLowerDownRight: u * (0.2 + 0.2 * c),
+      mouthUpperUpLeft: u * 0.12 + n * h * 0.1,
+      mouthUpperUpRight: u * 0.12 + n * h * 0.1
     });
   }
   close() {
@@ -575,24 +575,24 @@ async function Xt(o, t, s, e) {
   const r = [], n = [];
   o.fine = !0;
   for (let a = 0; a < e; a++) {
-    const h = t();
-    for (let m = 0; m < T; m++) h.expression[m] = Math.random() * 0.5;
+    const c = t();
+    for (let m = 0; m < T; m++) c.expression[m] = Math.random() * 0.5;
     const l = performance.now();
-    o.pose(o.driveOf(h)), o.picture(s, [1, 1, 1, 1]);
+    o.pose(o.driveOf(c)), o.picture(s, [1, 1, 1, 1]);
     const u = performance.now();
     o.finish();
     const p = performance.now(), { pose: d, upload: w } = o.times;
     r.push([d, w, u - l, p - u, p - l]), await new Promise((m) => setTimeout(m, 20)), n.push(o.times.sort);
   }
-  const i = (a) => a.sort((h, l) => h - l)[a.length >> 1], c = (a) => i(r.map((h) => h[a]));
+  const i = (a) => a.sort((c, l) => c - l)[a.length >> 1], h = (a) => i(r.map((c) => c[a]));
   return {
-    pose_ms: c(0),
-    upload_ms: c(1),
-    page_ms: c(2),
-    draw_ms: c(3),
-    picture_ms: c(4),
+    pose_ms: h(0),
+    upload_ms: h(1),
+    page_ms: h(2),
+    draw_ms: h(3),
+    picture_ms: h(4),
     sort_ms: i(n.slice(e >> 2)),
-    frames_per_s: 1e3 / c(4)
+    frames_per_s: 1e3 / h(4)
   };
 }
 const et = [0.4, 12];
@@ -629,42 +629,42 @@ class Wt {
   /** avatar.model.views.front_camera, zoomed and shifted. */
   camera(t, s) {
     if (this.fixed) return { ...this.fixed, ...jt(this.fixed, t, s), width: t, height: s };
-    const { distance: e, shown: r, bottom: n, narrowest: i, up: c } = this.data.view, a = this.data.rest.head, h = N(
+    const { distance: e, shown: r, bottom: n, narrowest: i, up: h } = this.data.view, a = this.data.rest.head, c = N(
       O([0, this.yaw * I, 0]),
       O([-this.pitch * I, 0, 0])
-    ), l = X(N(S(a), h), [0, 0, 1]), u = [3, 7, 11].map((v, b) => a[v] + e * l[b]), p = l.map((v) => -v), d = Qt(rt(p, c)), w = rt(p, d), m = [...d, ...w, ...p], y = X(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], y[v]]), g = Math.min(s * e / r, t * e / i), R = s + g * n / e, x = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = g * this.zoom;
+    ), l = X(N(S(a), c), [0, 0, 1]), u = [3, 7, 11].map((v, b) => a[v] + e * l[b]), p = l.map((v) => -v), d = Qt(rt(p, h)), w = rt(p, d), m = [...d, ...w, ...p], y = X(m, u).map((v) => -v), f = [0, 1, 2].flatMap((v) => [m[3 * v], m[3 * v + 1], m[3 * v + 2], y[v]]), g = Math.min(s * e / r, t * e / i), R = s + g * n / e, x = t / 2 + this.pan[0] * s, E = s / 2 + (R - s / 2) * this.zoom + this.pan[1] * s, A = g * this.zoom;
     return { K: [A, A, x, E], T: [...f, 0, 0, 0, 1], width: t, height: s };
   }
   /** Let mouse, pen and fingers on an element move the camera. */
-  listen(t) {
-    const s = /* @__PURE__ */ new Map();
-    t.addEventListener("pointerdown", (e) => {
-      t.setPointerCapture(e.pointerId), s.set(e.pointerId, { x: e.clientX, y: e.clientY });
-    });
-    for (const e of ["pointerup", "pointercancel"])
-      t.addEventListener(e, (r) => s.delete(r.pointerId));
-    t.addEventListener("pointermove", (e) => {
-      const r = s.get(e.pointerId);
-      if (!r) return;
-      const n = { x: e.clientX, y: e.clientY }, i = t.getBoundingClientRect(), c = [(n.x - r.x) / i.height, (n.y - r.y) / i.height], a = [...s].find(([h]) => h !== e.pointerId)?.[1];
-      if (a) {
-        const h = (u) => Math.hypot(u.x - a.x, u.y - a.y), l = [(n.x + a.x) / 2, (n.y + a.y) / 2];
-        this.pan = [this.pan[0] + c[0] / 2, this.pan[1] + c[1] / 2], this.zoomAt(...st(l[0], l[1], i), h(n) / Math.max(1, h(r)));
-      } else e.buttons & 2 || e.shiftKey ? this.pan = [this.pan[0] + c[0], this.pan[1] + c[1]] : this.set({ yaw: this.yaw - 180 * c[0], pitch: this.pitch + 120 * c[1] });
-      s.set(e.pointerId, n), this.onChange();
-    }), t.addEventListener("wheel", (e) => {
-      e.preventDefault();
-      const r = e.deltaMode === 1 ? 16 : 1, n = st(e.clientX, e.clientY, t.getBoundingClientRect());
-      this.zoomAt(...n, Math.exp(-15e-4 * r * e.deltaY)), this.onChange();
-    }, { passive: !1 }), t.addEventListener("dblclick", () => this.reset()), t.addEventListener("contextmenu", (e) => e.preventDefault());
+  listen(t, s) {
+    const e = /* @__PURE__ */ new Map();
+    t.addEventListener("pointerdown", (r) => {
+      t.setPointerCapture(r.pointerId), e.set(r.pointerId, { x: r.clientX, y: r.clientY });
+    }, { signal: s });
+    for (const r of ["pointerup", "pointercancel"])
+      t.addEventListener(r, (n) => e.delete(n.pointerId), { signal: s });
+    t.addEventListener("pointermove", (r) => {
+      const n = e.get(r.pointerId);
+      if (!n) return;
+      const i = { x: r.clientX, y: r.clientY }, h = t.getBoundingClientRect(), a = [(i.x - n.x) / h.height, (i.y - n.y) / h.height], c = [...e].find(([l]) => l !== r.pointerId)?.[1];
+      if (c) {
+        const l = (p) => Math.hypot(p.x - c.x, p.y - c.y), u = [(i.x + c.x) / 2, (i.y + c.y) / 2];
+        this.pan = [this.pan[0] + a[0] / 2, this.pan[1] + a[1] / 2], this.zoomAt(...st(u[0], u[1], h), l(i) / Math.max(1, l(n)));
+      } else r.buttons & 2 || r.shiftKey ? this.pan = [this.pan[0] + a[0], this.pan[1] + a[1]] : this.set({ yaw: this.yaw - 180 * a[0], pitch: this.pitch + 120 * a[1] });
+      e.set(r.pointerId, i), this.onChange();
+    }, { signal: s }), t.addEventListener("wheel", (r) => {
+      r.preventDefault();
+      const n = r.deltaMode === 1 ? 16 : 1, i = st(r.clientX, r.clientY, t.getBoundingClientRect());
+      this.zoomAt(...i, Math.exp(-15e-4 * n * r.deltaY)), this.onChange();
+    }, { passive: !1, signal: s }), t.addEventListener("dblclick", () => this.reset(), { signal: s }), t.addEventListener("contextmenu", (r) => r.preventDefault(), { signal: s });
   }
 }
 function st(o, t, s) {
   return [(o - s.left - s.width / 2) / s.height, (t - s.top - s.height / 2) / s.height];
 }
 function jt(o, t, s) {
-  const e = Math.min(t / o.width, s / o.height), [r, n, i, c] = o.K.map((l) => l * e), [a, h] = [(t - e * o.width) / 2, (s - e * o.height) / 2];
-  return { K: [r, n, i + a, c + h] };
+  const e = Math.min(t / o.width, s / o.height), [r, n, i, h] = o.K.map((l) => l * e), [a, c] = [(t - e * o.width) / 2, (s - e * o.height) / 2];
+  return { K: [r, n, i + a, h + c] };
 }
 function rt(o, t) {
   return [o[1] * t[2] - o[2] * t[1], o[2] * t[0] - o[0] * t[2], o[0] * t[1] - o[1] * t[0]];
@@ -882,12 +882,12 @@ function te(o, t, s) {
     eye: o.eye,
     eyeballs: o.eyeballs,
     branches: o.branches.map(({ first: e, count: r, shapes: n, offsets: i }) => {
-      const c = new Int8Array(n * 3 * r);
+      const h = new Int8Array(n * 3 * r);
       for (let a = 0; a < n; a++) {
-        const h = a * 13 * r;
-        c.set(i.subarray(h, h + 3 * r), a * 3 * r);
+        const c = a * 13 * r;
+        h.set(i.subarray(c, c + 3 * r), a * 3 * r);
       }
-      return { first: e, count: r, shapes: n, offsets: c };
+      return { first: e, count: r, shapes: n, offsets: h };
     })
   };
 }
@@ -920,16 +920,16 @@ class se {
     const { x: s, y: e, z: r, signedSquare: n } = this;
     s.fill(0), e.fill(0), r.fill(0);
     let i = 0;
-    for (const { first: c, count: a, shapes: h, offsets: l } of this.data.branches)
-      for (let u = 0; u < h; u++, i++)
+    for (const { first: h, count: a, shapes: c, offsets: l } of this.data.branches)
+      for (let u = 0; u < c; u++, i++)
         [s, e, r].forEach((p, d) => {
           const w = t[16 * i + d], m = (3 * u + d) * a;
           for (let y = 0; y < a; y++)
-            p[c + y] += w * n[l[m + y] & 255];
+            p[h + y] += w * n[l[m + y] & 255];
         });
   }
   depths(t) {
-    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: c } = this.data, { displacement: a, eyes: h } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), p = new Float32Array(this.x.length);
+    const { means: s, corners: e, weights: r, torso: n, eye: i, eyeballs: h } = this.data, { displacement: a, eyes: c } = t, l = ot(t.row, t.head), u = ot(t.row, t.torso), p = new Float32Array(this.x.length);
     for (let d = 0; d < p.length; d++) {
       let w = s[3 * d] + this.x[d], m = s[3 * d + 1] + this.y[d], y = s[3 * d + 2] + this.z[d];
       for (let x = 0; x < 3; x++) {
@@ -938,7 +938,7 @@ class se {
       }
       const f = i[d];
       if (f >= 0) {
-        const x = h[f], E = c[3 * f], A = c[3 * f + 1], v = c[3 * f + 2], b = w - E, U = m - A, D = y - v;
+        const x = c[f], E = h[3 * f], A = h[3 * f + 1], v = h[3 * f + 2], b = w - E, U = m - A, D = y - v;
         w = x[0] * b + x[1] * U + x[2] * D + E, m = x[3] * b + x[4] * U + x[5] * D + A, y = x[6] * b + x[7] * U + x[8] * D + v;
       }
       const g = l[0] * w + l[1] * m + l[2] * y + l[3], R = u[0] * w + u[1] * m + u[2] * y + u[3];
@@ -949,15 +949,15 @@ class se {
   /** A stable radix sort of two passes over depths in 22 bits, which float32 hardly exceeds here. */
   sorted(t) {
     const { keys: s, half: e, counts: r } = this, n = t.length;
-    let i = 1 / 0, c = -1 / 0;
+    let i = 1 / 0, h = -1 / 0;
     for (let l = 0; l < n; l++) {
       const u = t[l];
-      u < i && (i = u), u > c && (c = u);
+      u < i && (i = u), u > h && (h = u);
     }
-    const a = (L * L - 1) / Math.max(1e-9, c - i);
+    const a = (L * L - 1) / Math.max(1e-9, h - i);
     r.fill(0);
     for (let l = 0; l < n; l++) {
-      const u = (c - t[l]) * a >>> 0;
+      const u = (h - t[l]) * a >>> 0;
       s[l] = u, r[u & L - 1]++, r[L + (u >>> W)]++;
     }
     for (let l = 0; l < 2; l++) {
@@ -967,13 +967,13 @@ class se {
         r[p] = u, u += d;
       }
     }
-    const h = new Uint32Array(n);
+    const c = new Uint32Array(n);
     for (let l = n - 1; l >= 0; l--) e[r[s[l] & L - 1]++] = l;
     for (let l = 0; l < n; l++) {
       const u = e[l];
-      h[r[L + (s[u] >>> W)]++] = u;
+      c[r[L + (s[u] >>> W)]++] = u;
     }
-    return h;
+    return c;
   }
 }
 function ot(o, t) {
@@ -1028,8 +1028,8 @@ class ne {
       splat: G(e, Kt, Zt),
       resolve: G(e, nt, Jt)
     }, this.textures = this.fill(n, i);
-    const c = () => this.texture(e.RGBA32UI, M, this.rows), [a, h] = [c(), c()];
-    this.posed = { frame: at(e, [a, h]), first: a, second: h }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
+    const h = () => this.texture(e.RGBA32UI, M, this.rows), [a, c] = [h(), h()];
+    this.posed = { frame: at(e, [a, c]), first: a, second: c }, this.weights = e.createBuffer(), e.bindBuffer(e.UNIFORM_BUFFER, this.weights), e.bufferData(e.UNIFORM_BUFFER, this.poser.shapes * 64, e.DYNAMIC_DRAW);
     const { pose: l } = this.programs;
     e.uniformBlockBinding(l.handle, e.getUniformBlockIndex(l.handle, "Weights"), 0), this.order = this.texture(e.R32UI, M, this.rows), this.empty = e.createVertexArray(), this.quads = e.createVertexArray(), e.bindVertexArray(this.quads);
     const u = [0, 1, 2, 2, 1, 3], p = Uint32Array.from({ length: 6 * s.count }, (d, w) => 4 * (w / 6 | 0) + u[w % 6]);
@@ -1085,19 +1085,19 @@ class ne {
     (this.canvas.width !== t.width || this.canvas.height !== t.height) && (this.canvas.width = t.width, this.canvas.height = t.height);
     const i = ee(n, [t.T[8], t.T[9], t.T[10], t.T[11]]);
     e === "now" || !this.ordered || !this.worker && e === "soon" ? this.sortHere(i) : e === "soon" && this.sortThere(i);
-    const c = performance.now();
+    const h = performance.now();
     this.upload(n);
     const a = performance.now();
-    this.posePass(n, t), this.splatPass(t, s), this.times.upload = a - c, this.times.draw = performance.now() - a;
+    this.posePass(n, t), this.splatPass(t, s), this.times.upload = a - h, this.times.draw = performance.now() - a;
   }
   /** Return the canvas's pixels, RGBA from the top row; only in the task that drew it. */
   pixels() {
     const { gl: t, canvas: s } = this, { width: e, height: r } = s, n = new Uint8Array(4 * e * r);
     t.bindFramebuffer(t.FRAMEBUFFER, null), t.readPixels(0, 0, e, r, t.RGBA, t.UNSIGNED_BYTE, n);
     const i = new Uint8Array(n.length);
-    for (let c = 0; c < r; c++) {
-      const a = n.subarray(4 * e * c, 4 * e * (c + 1));
-      i.set(a, 4 * e * (r - 1 - c));
+    for (let h = 0; h < r; h++) {
+      const a = n.subarray(4 * e * h, 4 * e * (h + 1));
+      i.set(a, 4 * e * (r - 1 - h));
     }
     return i;
   }
@@ -1160,14 +1160,14 @@ class ne {
   }
   /** Overwrite a float texture of WIDTH columns with as many numbers as there are. */
   refill(t, s, e, r) {
-    const { gl: n } = this, i = Math.ceil(e.length / r / M), c = new Float32Array(i * M * r);
-    c.set(e), n.activeTexture(n.TEXTURE0), n.bindTexture(n.TEXTURE_2D, t), n.texSubImage2D(n.TEXTURE_2D, 0, 0, 0, M, i, s, n.FLOAT, c);
+    const { gl: n } = this, i = Math.ceil(e.length / r / M), h = new Float32Array(i * M * r);
+    h.set(e), n.activeTexture(n.TEXTURE0), n.bindTexture(n.TEXTURE_2D, t), n.texSubImage2D(n.TEXTURE_2D, 0, 0, 0, M, i, s, n.FLOAT, h);
   }
   posePass(t, s) {
     const { gl: e, data: r } = this, { pose: n } = this.programs;
     e.useProgram(n.handle), e.bindFramebuffer(e.FRAMEBUFFER, this.posed.frame), e.drawBuffers([e.COLOR_ATTACHMENT0, e.COLOR_ATTACHMENT1]), e.viewport(0, 0, M, this.rows), e.disable(e.BLEND);
-    const { rest: i, bind: c, offsets: a, lattice: h, growth: l } = this.textures;
-    this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, c, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, a, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, h, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
+    const { rest: i, bind: h, offsets: a, lattice: c, growth: l } = this.textures;
+    this.bind(n, "u_rest", e.TEXTURE_2D_ARRAY, i, 0), this.bind(n, "u_bind", e.TEXTURE_2D, h, 1), this.bind(n, "u_offsets", e.TEXTURE_2D_ARRAY, a, 2), this.bind(n, "u_lattice", e.TEXTURE_2D, c, 3), this.bind(n, "u_growth", e.TEXTURE_2D, l, 4), e.bindBufferBase(e.UNIFORM_BUFFER, 0, this.weights);
     const u = [];
     let p = 0;
     for (const b of r.branches)
@@ -1181,10 +1181,10 @@ class ne {
     e.uniform4f(n.at("u_bounds"), A[0], v[0], A[1], v[1]), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   splatPass(t, s) {
-    const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: c } = t, a = this.target(i, c);
-    e.bindFramebuffer(e.FRAMEBUFFER, a.frame), e.viewport(0, 0, i, c), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, c), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.quads), e.drawElements(e.TRIANGLES, 6 * this.data.count, e.UNSIGNED_INT, 0), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, c), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, a.texture, 0);
-    const [h, l, u, p] = s;
-    e.uniform4f(n.at("u_background"), h * p, l * p, u * p, p), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
+    const { gl: e } = this, { splat: r, resolve: n } = this.programs, { width: i, height: h } = t, a = this.target(i, h);
+    e.bindFramebuffer(e.FRAMEBUFFER, a.frame), e.viewport(0, 0, i, h), e.clearColor(0, 0, 0, 0), e.clear(e.COLOR_BUFFER_BIT), e.enable(e.BLEND), e.blendFunc(e.ONE, e.ONE_MINUS_SRC_ALPHA), e.useProgram(r.handle), this.bind(r, "u_first", e.TEXTURE_2D, this.posed.first, 0), this.bind(r, "u_second", e.TEXTURE_2D, this.posed.second, 1), e.uniform2f(r.at("u_size"), i, h), this.bind(r, "u_order", e.TEXTURE_2D, this.order, 2), e.bindVertexArray(this.quads), e.drawElements(e.TRIANGLES, 6 * this.data.count, e.UNSIGNED_INT, 0), e.disable(e.BLEND), e.bindFramebuffer(e.FRAMEBUFFER, null), e.viewport(0, 0, i, h), e.useProgram(n.handle), this.bind(n, "u_sum", e.TEXTURE_2D, a.texture, 0);
+    const [c, l, u, p] = s;
+    e.uniform4f(n.at("u_background"), c * p, l * p, u * p, p), e.bindVertexArray(this.empty), e.drawArrays(e.TRIANGLES, 0, 3);
   }
   target(t, s) {
     const { gl: e } = this, r = this.fine && this.canHalf ? e.RGBA16F : e.RGBA8, n = this.sum;
@@ -1198,22 +1198,22 @@ class ne {
     i.activeTexture(i.TEXTURE0 + n), i.bindTexture(e, r), i.uniform1i(t.at(s), n);
   }
   texture(t, s, e, r = 0) {
-    const { gl: n } = this, i = r ? n.TEXTURE_2D_ARRAY : n.TEXTURE_2D, c = n.createTexture();
-    n.bindTexture(i, c), r ? n.texStorage3D(i, 1, t, s, e, r) : n.texStorage2D(i, 1, t, s, e);
+    const { gl: n } = this, i = r ? n.TEXTURE_2D_ARRAY : n.TEXTURE_2D, h = n.createTexture();
+    n.bindTexture(i, h), r ? n.texStorage3D(i, 1, t, s, e, r) : n.texStorage2D(i, 1, t, s, e);
     for (const a of [n.TEXTURE_MIN_FILTER, n.TEXTURE_MAG_FILTER])
       n.texParameteri(i, a, n.NEAREST);
-    return c;
+    return h;
   }
   /** Put into textures what does not change. */
   fill(t, s) {
-    const { gl: e, data: r, rows: n } = this, i = M * n, c = new Float32Array(20 * i), a = new Uint32Array(4 * i), h = (f) => 1 / (1 + Math.exp(-f));
+    const { gl: e, data: r, rows: n } = this, i = M * n, h = new Float32Array(20 * i), a = new Uint32Array(4 * i), c = (f) => 1 / (1 + Math.exp(-f));
     for (let f = 0; f < r.count; f++) {
       const g = (R, x, E, A) => {
         const v = 4 * (R * i + f);
-        for (let b = 0; b < E; b++) c[v + b] = x[E * f + b];
-        A !== void 0 && (c[v + 3] = A);
+        for (let b = 0; b < E; b++) h[v + b] = x[E * f + b];
+        A !== void 0 && (h[v + 3] = A);
       };
-      g(0, r.means, 3, h(r.opacities[f])), g(1, r.quats, 4), g(2, r.logScales, 3, h(r.torso[f])), g(3, r.colours, 3, r.follow[f]), g(4, s, 3), a[4 * f] = t[3 * f] | t[3 * f + 1] << 16, a[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, a[4 * f + 2] = r.eye[f] + 1;
+      g(0, r.means, 3, c(r.opacities[f])), g(1, r.quats, 4), g(2, r.logScales, 3, c(r.torso[f])), g(3, r.colours, 3, r.follow[f]), g(4, s, 3), a[4 * f] = t[3 * f] | t[3 * f + 1] << 16, a[4 * f + 1] = t[3 * f + 2] | r.triangle[f] << 16, a[4 * f + 2] = r.eye[f] + 1;
     }
     const l = this.texture(e.RGBA32F, M, n, 5);
     e.texSubImage3D(
@@ -1227,7 +1227,7 @@ class ne {
       5,
       e.RGBA,
       e.FLOAT,
-      c
+      h
     );
     const u = this.texture(e.RGBA32UI, M, n);
     e.texSubImage2D(
@@ -1309,7 +1309,7 @@ function at(o, t) {
     );
   }), s;
 }
-const ct = 50, ie = 20;
+const ht = 50, ie = 20;
 class ae extends HTMLElement {
   static observedAttributes = ["src", "background", "idle"];
   /** Resolves once the avatar is shown; rejects with a sentence where it cannot be. */
@@ -1326,10 +1326,14 @@ class ae extends HTMLElement {
   listeners = /* @__PURE__ */ new Map();
   look;
   idling;
-  controls = ht();
+  controls = ct();
   exact = null;
   idle = !1;
   microphone = null;
+  /** Grows with every wish about the microphone: one that was overtaken while it opened is closed. */
+  wish = 0;
+  listening = new AbortController();
+  watcher = new ResizeObserver(() => this.touch());
   dirty = !0;
   reordered = !1;
   scale = 1;
@@ -1361,10 +1365,10 @@ class ae extends HTMLElement {
     }), this.canvas.addEventListener("webglcontextrestored", () => this.start());
   }
   connectedCallback() {
-    this.style.display || (this.style.display = "block"), new ResizeObserver(() => this.touch()).observe(this), cancelAnimationFrame(this.request), this.request = requestAnimationFrame(this.tick);
+    this.style.display || (this.style.display = "block"), this.watcher.observe(this), cancelAnimationFrame(this.request), this.request = requestAnimationFrame(this.tick);
   }
   disconnectedCallback() {
-    cancelAnimationFrame(this.request), this.pause(), this.stopMicrophone();
+    cancelAnimationFrame(this.request), this.watcher.disconnect(), this.pause(), this.stopMicrophone();
   }
   attributeChangedCallback(t, s, e) {
     t === "src" && e && this.fetchFrom(e), t === "background" && e && this.setBackground(e), t === "idle" && this.setIdle(e !== null);
@@ -1374,7 +1378,7 @@ class ae extends HTMLElement {
   async load(t) {
     try {
       const s = await vt(t);
-      if (this.data = s, this.clips = s.clips, this.look = new pt(s.names, s.look), this.idling = new St(s.names), this.camera = new Wt(s), this.camera.onChange = () => this.touch(), this.camera.listen(this.canvas), this.start(), !this.renderer) return;
+      if (this.data = s, this.clips = s.clips, this.look = new pt(s.names, s.look), this.idling = new St(s.names), this.camera = new Wt(s), this.camera.onChange = () => this.touch(), this.listening.abort(), this.listening = new AbortController(), this.camera.listen(this.canvas, this.listening.signal), this.renderer?.abandon(), this.start(), !this.renderer) return;
       this.settle.resolve(this), this.emit("ready", s);
     } catch (s) {
       this.fail(s);
@@ -1502,10 +1506,13 @@ class ae extends HTMLElement {
   }
   /** Move the mouth by what the microphone hears: a rough guess without training. */
   async followMicrophone() {
-    this.stopMicrophone(), this.microphone = await Q.open(this.need().names), this.changed();
+    this.stopMicrophone();
+    const t = this.wish, s = await Q.open(this.need().names);
+    if (t !== this.wish) return s.close();
+    this.microphone = s, this.changed();
   }
   stopMicrophone() {
-    this.microphone?.close(), this.microphone = null, this.changed();
+    this.wish += 1, this.microphone?.close(), this.microphone = null, this.changed();
   }
   get followsMicrophone() {
     return this.microphone !== null;
@@ -1555,24 +1562,24 @@ class ae extends HTMLElement {
     const s = this.need(), e = s.look, { clip: r, time: n } = this.player;
     let i = r ? Lt(r, n) : Ut(s, this.look);
     if (this.idle && !r) {
-      const { controls: c, rise: a } = this.idling.at(t / 1e3);
-      i = P(i, c, this.look, e);
-      for (const h of [i.head = i.head.slice(), i.torso = i.torso.slice()])
-        s.view.up.forEach((l, u) => h[4 * u + 3] += a * l);
+      const { controls: h, rise: a } = this.idling.at(t / 1e3);
+      i = P(i, h, this.look, e);
+      for (const c of [i.head = i.head.slice(), i.torso = i.torso.slice()])
+        s.view.up.forEach((l, u) => c[4 * u + 3] += a * l);
     }
-    return this.microphone && (this.microphone.listen(), i = P(i, { ...ht(), weights: this.microphone.weights }, this.look, e)), P(i, this.controls, this.look, e);
+    return this.microphone && (this.microphone.listen(), i = P(i, { ...ct(), weights: this.microphone.weights }, this.look, e)), P(i, this.controls, this.look, e);
   }
   tick = (t) => {
     this.request = requestAnimationFrame(this.tick);
     const s = t - this.last;
     if (this.last = t, !this.renderer || !this.data) return;
     this.player.advance(Math.min(s, 250) / 1e3);
-    const { clip: e, playing: r, time: n, duration: i } = this.player, c = r || this.idle && !e || this.microphone !== null;
-    if (c && (this.dirty = !0), this.adapt(c || this.dirty, s), !this.dirty && !this.reordered) return;
-    const [a, h] = this.size();
-    if (a === 0 || h === 0) return;
+    const { clip: e, playing: r, time: n, duration: i } = this.player, h = r || this.idle && !e || this.microphone !== null;
+    if (h && (this.dirty = !0), this.adapt(h || this.dirty, s), !this.dirty && !this.reordered) return;
+    const [a, c] = this.size();
+    if (a === 0 || c === 0) return;
     const { renderer: l, dirty: u } = this;
-    if (this.dirty = this.reordered = !1, l.fine = this.scale === 1, u && l.pose(l.driveOf(this.state(t))), l.picture(this.camera.camera(a, h), this.background, u ? "soon" : "not"), !!u) {
+    if (this.dirty = this.reordered = !1, l.fine = this.scale === 1, u && l.pose(l.driveOf(this.state(t))), l.picture(this.camera.camera(a, c), this.background, u ? "soon" : "not"), !!u) {
       for (this.frames.push(t); this.frames[0] < t - 1e3; ) this.frames.shift();
       this.emit("frame", {
         time: n,
@@ -1589,8 +1596,8 @@ class ae extends HTMLElement {
       this.scale < 1 && performance.now() - (this.frames.at(-1) ?? 0) > 250 && (this.scale = 1, this.dirty = !0);
       return;
     }
-    const e = Math.max(0.75, Math.sqrt(ct / s));
-    s > ct && s < 3e3 ? this.scale = Math.max(0.4, this.scale * e) : s < ie && (this.scale = Math.min(1, this.scale * 1.01));
+    const e = Math.max(0.75, Math.sqrt(ht / s));
+    s > ht && s < 3e3 ? this.scale = Math.max(0.4, this.scale * e) : s < ie && (this.scale = Math.min(1, this.scale * 1.01));
   }
   size() {
     const t = this.getBoundingClientRect(), s = Math.min(2, window.devicePixelRatio || 1) * (Math.round(this.scale * 10) / 10);
@@ -1608,7 +1615,7 @@ class ae extends HTMLElement {
     };
   }
 }
-function ht() {
+function ct() {
   return {
     weights: new Float32Array(T),
     gaze: { yaw: 0, pitch: 0 },

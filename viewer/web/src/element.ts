@@ -60,6 +60,10 @@ export class AvatarHead extends HTMLElement {
   private exact: HeadState | null = null;
   private idle = false;
   private microphone: Microphone | null = null;
+  /** Grows with every wish about the microphone: one that was overtaken while it opened is closed. */
+  private wish = 0;
+  private listening = new AbortController();
+  private readonly watcher = new ResizeObserver(() => this.touch());
   private dirty = true;
   private reordered = false;
   private scale = 1;
@@ -98,13 +102,14 @@ export class AvatarHead extends HTMLElement {
 
   connectedCallback(): void {
     if (!this.style.display) this.style.display = "block";
-    new ResizeObserver(() => this.touch()).observe(this);
+    this.watcher.observe(this);
     cancelAnimationFrame(this.request);
     this.request = requestAnimationFrame(this.tick);
   }
 
   disconnectedCallback(): void {
     cancelAnimationFrame(this.request);
+    this.watcher.disconnect();
     this.pause();
     this.stopMicrophone();
   }
@@ -127,7 +132,11 @@ export class AvatarHead extends HTMLElement {
       this.idling = new Idle(data.names);
       this.camera = new Orbit(data);
       this.camera.onChange = () => this.touch();
-      this.camera.listen(this.canvas);
+      // Another avatar in the same place: what served the one before ends.
+      this.listening.abort();
+      this.listening = new AbortController();
+      this.camera.listen(this.canvas, this.listening.signal);
+      this.renderer?.abandon();
       this.start();
       if (!this.renderer) return;
       this.settle.resolve(this);
@@ -310,11 +319,15 @@ export class AvatarHead extends HTMLElement {
   /** Move the mouth by what the microphone hears: a rough guess without training. */
   async followMicrophone(): Promise<void> {
     this.stopMicrophone();
-    this.microphone = await Microphone.open(this.need().names);
+    const wish = this.wish;
+    const opened = await Microphone.open(this.need().names);
+    if (wish !== this.wish) return opened.close();
+    this.microphone = opened;
     this.changed();
   }
 
   stopMicrophone(): void {
+    this.wish += 1;
     this.microphone?.close();
     this.microphone = null;
     this.changed();

@@ -67,14 +67,14 @@ export class Orbit {
   }
 
   /** Let mouse, pen and fingers on an element move the camera. */
-  listen(element: HTMLElement): void {
+  listen(element: HTMLElement, signal: AbortSignal): void {
     const held = new Map<number, { x: number; y: number }>();
     element.addEventListener("pointerdown", (event) => {
       element.setPointerCapture(event.pointerId);
       held.set(event.pointerId, { x: event.clientX, y: event.clientY });
-    });
+    }, { signal });
     for (const kind of ["pointerup", "pointercancel"] as const) {
-      element.addEventListener(kind, (event) => held.delete(event.pointerId));
+      element.addEventListener(kind, (event) => held.delete(event.pointerId), { signal });
     }
     element.addEventListener("pointermove", (event) => {
       const last = held.get(event.pointerId);
@@ -95,16 +95,16 @@ export class Orbit {
       }
       held.set(event.pointerId, now);
       this.onChange();
-    });
+    }, { signal });
     element.addEventListener("wheel", (event) => {
       event.preventDefault();
       const lines = event.deltaMode === 1 ? 16 : 1;
       const place = within(event.clientX, event.clientY, element.getBoundingClientRect());
       this.zoomAt(...place, Math.exp(-0.0015 * lines * event.deltaY));
       this.onChange();
-    }, { passive: false });
-    element.addEventListener("dblclick", () => this.reset());
-    element.addEventListener("contextmenu", (event) => event.preventDefault());
+    }, { passive: false, signal });
+    element.addEventListener("dblclick", () => this.reset(), { signal });
+    element.addEventListener("contextmenu", (event) => event.preventDefault(), { signal });
   }
 }
 
