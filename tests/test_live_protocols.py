@@ -405,7 +405,8 @@ def test_threads_end_with_the_driver(avatar: Avatar) -> None:
 
 def test_the_viewer_is_offered_every_source(avatar: Avatar) -> None:
     sources = live_sources(avatar, LiveOptions(livelink_port=20123, osc_port=20124, webcam="99"))
-    assert list(sources) == ["Live Link Face (UDP 20123)", "OSC / VMC (UDP 20124)", "webcam"]
+    ports = ["Live Link Face (UDP 20123)", "OSC / VMC (UDP 20124)"]
+    assert list(sources) == [*ports, "webcam", "microphone"]
     driver = sources["Live Link Face (UDP 20123)"]()
     assert "nothing usable has arrived" in driver.note(time.perf_counter())
     driver.close()

@@ -169,6 +169,8 @@ def test_hidden_gaussians_stay_as_they_were_made(small_capture, tmp_path):
     """White blobs behind the chest grew from traces of gradient that Adam blew up."""
     config = replace(QUICK, densify=replace(QUICK.densify, rounds=0))
     trainer = Trainer(small_capture, tmp_path / "me.run", config)
+    # Limits of place and colour hold from the start on, for hidden ones too.
+    trainer._placement.hold(trainer.avatar)
     start = {name: value.clone() for name, value in tensors_of(trainer.avatar).items()}
     held = torch.ones(len(trainer.avatar), dtype=torch.bool)
     for _ in trainer.steps():

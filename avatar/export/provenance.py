@@ -19,7 +19,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import av
 import torch
 
 from avatar import __version__
@@ -337,6 +336,8 @@ def from_video(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: it is no video.
     """
+    import av  # FFmpeg's libraries, which who only writes facts into an avatar can do without
+
     try:
         with av.open(str(path)) as container:
             return from_text(container.metadata.get("comment", ""))
