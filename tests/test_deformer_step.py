@@ -12,6 +12,7 @@ from conftest import of_kind
 
 from avatar.checks import InputError
 from avatar.model.avatar import FEATURES, GAUSSIAN_PARAMETERS, Avatar
+from avatar.model.create import CreateConfig
 from avatar.model.deform import CHANNELS
 from avatar.model.deformers import DEFORMERS
 from avatar.train.config import RateConfig
@@ -23,6 +24,11 @@ from configs import PRESETS
 
 KINDS = sorted(DEFORMERS)
 LEARNED = [kind for kind in KINDS if kind != "rigid"]
+WHOLE_FITS = [
+    # A whole fit of each takes its time; the default's is among the fast tests.
+    kind if kind == CreateConfig().deformer else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in KINDS
+]
 QUICK = replace(PRESETS["smoke"], steps=40)
 
 
@@ -166,7 +172,7 @@ def test_fresh_rows_start_without_moments_and_kept_ones_keep_theirs(tiny_avatar,
     assert avatar.deformer(features).shape == (2, len(source), CHANNELS)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "blendshapes"])
+@pytest.mark.parametrize("kind", WHOLE_FITS)
 def test_an_interrupted_fit_of_any_kind_resumes_bit_for_bit(small_capture, tmp_path, kind):
     config = config_of(kind)
     whole = fit(small_capture, tmp_path / "whole", config).state_dict()
@@ -182,7 +188,7 @@ def test_an_interrupted_fit_of_any_kind_resumes_bit_for_bit(small_capture, tmp_p
         assert torch.equal(value, resumed[name]), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WHOLE_FITS)
 def test_a_fit_of_any_kind_beats_its_start_on_frames_it_never_saw(small_capture, tmp_path, kind):
     quick = EvaluateConfig(flip_frames=1, speed_frames=1)
     config = config_of(kind, PRESETS["smoke"])
