@@ -196,9 +196,10 @@ def test_sound_follows_the_shown_frame(browser, tmp_path):
         for _ in range(15):
             time.sleep(0.2)
             offsets.append(apart())
-        # The clip goes round within 8 s; a reading may fall on that very moment.
+        # The clip goes round within 8 s; a reading may fall on that very moment. On a busy machine the
+        # reading itself is a tenth of a second off; a sound that goes its own way is off by seconds.
         offsets = sorted(abs(offset) for offset in offsets)
-        assert offsets[-3] < 0.1, offsets
+        assert offsets[-3] < 0.25, offsets
         app.panels.frame.value = 120
         wait_for(in_step)
         app.panels.speed.value = 0.5
