@@ -32,7 +32,7 @@ from avatar.cli_common import (
 )
 from avatar.cli_eval import evaluate_run
 from avatar.cli_export import export
-from avatar.cli_film import film, pictures_of
+from avatar.cli_film import need_no_background, write_film
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_inspect import inspect_file
 from avatar.cli_live import send
@@ -337,35 +337,15 @@ def render(
         voice: how the person speaks, a .voice file of `avatar train-voice`; the me.voice beside the
             avatar where not given, and a fallback without training where there is none.
     """
-    from avatar.export.alpha_video import ALPHA_CODECS
-    from avatar.export.signature import Signature
     from avatar.train.restore import find_avatar
 
     if frames is not None and frames < 1:
         raise InputError(f"--frames must be at least 1; got {frames}.")
-    transparent = output.suffix.lower() in ALPHA_CODECS
-    if transparent and background is not None:
-        raise InputError(
-            f"{output} is a video with transparency, which has no --background. Leave it out, or name "
-            "an .mp4."
-        )
+    need_no_background(output, background)
     model, home = find_avatar(avatar)
     with ProgressDisplay() as report:
         source = driving_source(drive, model, home, output, frames, report, voice)
-        pictures = pictures_of(
-            model,
-            source.states(),
-            camera=camera,
-            size=size,
-            background=None if transparent else background or (1.0, 1.0, 1.0),
-            total=len(source),
-            report=report,
-        )
-        signature = Signature(model, watermark=watermark)
-        written = film(output, pictures, source.fps, source, signature, transparent=transparent)
-    if source.note:
-        console.print(escape(source.note))
-    console.print(f"{output}: {written} frames at {source.fps:g} frames/s")
+    write_film(output, model, source, camera, size, background, watermark)
 
 
 app.command(name="view")(view)

@@ -173,7 +173,7 @@ def _splats(
             return f"{len(model)} Gaussians, {size:.2f} MB{turned}"
         motion = _motion(job, model, home)
         with new_folder(job.output, overwrite=job.overwrite) as folder:
-            for i, state in enumerate(_each(motion.states)):
+            for i, state in enumerate(motion.states):
                 write_one(folder / numbered(i, suffix), state)
                 job.report(Progress("export", i + 1, len(motion.states)))
         return (
@@ -195,17 +195,13 @@ def _need_file(output: Path) -> None:
 def _pictures(job: Export, model: Avatar, states: HeadState) -> Iterator[Any]:
     return pictures_of(
         model,
-        _each(states),
+        iter(states),
         camera=job.camera,
         size=job.size,
         background=job.background,
         total=len(states),
         report=job.report,
     )
-
-
-def _each(states: HeadState) -> Iterator[HeadState]:
-    return (states[i] for i in range(len(states)))
 
 
 def _png(job: Export) -> str:

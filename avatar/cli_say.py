@@ -15,26 +15,14 @@ import tyro
 
 from avatar.checks import InputError
 from avatar.cli_common import CameraName, Output, find_voice
-from avatar.cli_film import film, pictures_of
-from avatar.console import ProgressDisplay, console
+from avatar.cli_film import write_film
+from avatar.console import console
+from avatar.types import HeadState
 
 if TYPE_CHECKING:
     from avatar.drive.source import Source
     from avatar.model.avatar import Avatar
-    from avatar.types import HeadState
     from viewer.sources import SpokenClip
-
-
-class _Batch:
-    """A driver that plays a batch of states."""
-
-    def __init__(self, states: HeadState, fps: float) -> None:
-        self.batch, self.fps = states, fps
-
-    def states(self):
-        """Yield one state a frame."""
-        for frame in range(len(self.batch)):
-            yield self.batch[frame]
 
 
 def say(
@@ -92,6 +80,7 @@ def say(
         source = _recorded(wav, phonemes, model, felt, seed, captured, find_voice(home))
         write_film(output, model, source, camera, size, background, watermark)
         return
+    from avatar.drive.motion import BatchDriver
     from avatar.drive.performance import speak
     from avatar.drive.source import Source
 
@@ -108,7 +97,7 @@ def say(
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "speech.wav"
         performance.speech.write(sound)
-        driver = _Batch(performance.states, performance.fps)
+        driver = BatchDriver(performance.states, performance.fps)
         source = Source(driver, len(performance.states), sound)
         write_film(output, model, source, camera, size, background, watermark)
 
@@ -140,6 +129,7 @@ def listen(
     """
     from avatar.capture_data import Capture
     from avatar.drive.listening import listening_states
+    from avatar.drive.motion import BatchDriver
     from avatar.drive.source import Source
     from avatar.drive.speech import HEARD_RATE, read_samples
     from avatar.train.restore import find_avatar
@@ -150,7 +140,7 @@ def listen(
     states, cues = listening_states(
         samples, HEARD_RATE, model, mirror=track, seed=seed, captured=_own_motion(home, model)
     )
-    source = Source(_Batch(states, model.fps), len(states), other)
+    source = Source(BatchDriver(states, model.fps), len(states), other)
     write_film(output, model, source, camera, size, background, watermark)
     console.print(f"{len(cues)} backchannels to {len(samples) / HEARD_RATE:.1f} s of speech.")
 
@@ -200,9 +190,8 @@ def _recorded(
     person: Path | None,
 ) -> Source:
     """Open a recorded voice as a source of motion."""
-    import torch
-
     from avatar.drive.emotion import EmotionKey, emotion_curve, emotional_states
+    from avatar.drive.motion import BatchDriver
     from avatar.drive.performance import perform
     from avatar.drive.source import Source, open_source
     from avatar.drive.speech import read_samples, read_spoken
@@ -210,7 +199,7 @@ def _recorded(
     if phonemes is not None:
         speech = read_spoken(wav, phonemes)
         states = perform(speech, model, emotion=felt, seed=seed, captured=captured)
-        return Source(_Batch(states, model.fps), len(states), wav)
+        return Source(BatchDriver(states, model.fps), len(states), wav)
     read_samples(wav)  # says what is wrong with the file before anything else does
     try:
         heard = open_source(str(wav), model, voice=person)
@@ -219,46 +208,7 @@ def _recorded(
             f"{wav} has no timing of its phonemes, and its sound alone cannot be used: {error} Give the "
             "timing with --phonemes (docs/speech.md has the format)."
         ) from error
-    every = list(heard.states())
-    names = ("expression", "gaze", "T_world_head", "T_world_torso")
-    states = type(every[0])(*(torch.stack([getattr(s, n) for s in every]) for n in names))
+    states = HeadState.stacked(list(heard.states()))
     curve = emotion_curve([EmotionKey(0.0, *felt)], heard.fps, len(states))
     states = emotional_states(states, curve, model)
-    return Source(_Batch(states, heard.fps), len(states), wav)
-
-
-def write_film(
-    output: Path,
-    model: Avatar,
-    source: Source,
-    camera: CameraName,
-    size: tuple[int, int] | None,
-    background: tuple[float, float, float] | None,
-    watermark: bool = True,
-) -> None:
-    """Render a source and write the film."""
-    from avatar.export.alpha_video import ALPHA_CODECS
-    from avatar.export.signature import Signature
-
-    transparent = output.suffix.lower() in ALPHA_CODECS
-    if transparent and background is not None:
-        raise InputError(
-            f"{output} is a video with transparency, which has no --background. Leave it out, or name "
-            "an .mp4."
-        )
-    with ProgressDisplay() as report:
-        pictures = pictures_of(
-            model,
-            source.states(),
-            camera=camera,
-            size=size,
-            background=None if transparent else background or (1.0, 1.0, 1.0),
-            total=len(source),
-            report=report,
-        )
-        signature = Signature(model, watermark=watermark)
-        written = film(output, pictures, source.fps, source, signature, transparent=transparent)
-    seconds = written / source.fps
-    console.print(
-        f"{output}: {written} frames at {source.fps:g} frames/s, {seconds:.1f} s with sound"
-    )
+    return Source(BatchDriver(states, heard.fps), len(states), wav, note=heard.note)

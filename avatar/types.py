@@ -98,6 +98,10 @@ class HeadState:
             raise TypeError("a single HeadState has no length; only a batch of states does.")
         return self.expression.shape[0]
 
+    def __iter__(self) -> Iterator[HeadState]:
+        """Yield the states of a batch one after another."""
+        return (self[index] for index in range(len(self)))
+
     def to(self, *args: Any, **kwargs: Any) -> HeadState:
         """Move all tensors as ``Tensor.to`` does."""
         return HeadState(

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from test_visemes import spoken_avatar
 
 from avatar.checks import InputError
-from avatar.cli_say import say, speaker, write_film
+from avatar.cli_film import write_film
+from avatar.cli_say import say, speaker
 from avatar.drive.espeak import speakable, speech_available, synthesise, voice_for
 from avatar.drive.lips import lips_closed
 from avatar.drive.motion import head_angles

@@ -246,13 +246,7 @@ class AudioDriver:
     @property
     def batch(self) -> HeadState:
         """All states as one batch."""
-        states = list(self.states())
-        return HeadState(
-            *(
-                torch.stack([getattr(state, name) for state in states])
-                for name in ("expression", "gaze", "T_world_head", "T_world_torso")
-            )
-        )
+        return HeadState.stacked(list(self.states()))
 
 
 def open_face(voice: VoiceModel | None, net: str, level: float | None) -> FaceStream:

@@ -6,6 +6,7 @@ subject's left, pitch up, roll towards the subject's right shoulder, radians.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +139,21 @@ def motion_states(motion: FaceMotion, rest: HeadState, fps: float) -> HeadState:
         turned_about_neck(rest.T_world_head, head_rotation(angles)),
         rest.T_world_torso.expand(frames, 4, 4),
     )
+
+
+class BatchDriver:
+    """A ``Driver`` that plays a batch of states."""
+
+    def __init__(self, batch: HeadState, fps: float) -> None:
+        """Take the states and how many of them play a second."""
+        self.batch, self.fps = batch, fps
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def states(self) -> Iterator[HeadState]:
+        """Yield one state a frame."""
+        return iter(self.batch)
 
 
 def motion_from_states(states: HeadState, rest: HeadState, fps: float) -> FaceMotion:

@@ -17,6 +17,7 @@ import numpy as np
 
 from avatar.checks import InputError
 from avatar.drive.live import FaceSample, LiveConfig, StreamDriver
+from avatar.drive.motion import BatchDriver
 from avatar.drive.retarget import RetargetConfig
 from avatar.model.avatar import Avatar
 from avatar.tensorfile import atomic_path
@@ -145,7 +146,7 @@ def read_recording(path: Path) -> Iterator[tuple[FaceSample, float]]:
         yield sample, arrival
 
 
-class RecordingDriver:
+class RecordingDriver(BatchDriver):
     """Plays a recorded stream, at the avatar's frame rate, as it was seen live."""
 
     def __init__(self, path: Path, avatar: Avatar, config: RetargetConfig | None = None) -> None:
@@ -159,7 +160,6 @@ class RecordingDriver:
         Raises:
             InputError: the file cannot be used or holds no sample.
         """
-        self.fps = avatar.fps
         live = LiveConfig() if config is None else LiveConfig(retarget=config)
         samples = list(read_recording(path))
         if not samples:
@@ -170,15 +170,8 @@ class RecordingDriver:
                 f"{path} spans {last - first:.0f} seconds; at most {LONGEST_S:.0f} are understood."
             )
         frames = int((last - first) * avatar.fps + 1e-4) + 1
-        self.batch = replay(samples, avatar, live, first + np.arange(frames) / avatar.fps)
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def states(self) -> Iterator[HeadState]:
-        """Yield one state a frame."""
-        for i in range(len(self.batch)):
-            yield self.batch[i]
+        times_s = first + np.arange(frames) / avatar.fps
+        super().__init__(replay(samples, avatar, live, times_s), avatar.fps)
 
 
 def replay(

@@ -15,7 +15,13 @@ from avatar.checks import InputError
 from avatar.drive.arkit_csv import read_arkit
 from avatar.drive.audio import AudioDriver
 from avatar.drive.audio_features import AUDIO_SUFFIXES
-from avatar.drive.motion import ARKIT_COUNT, gaze_from_weights, interpolated, motion_states
+from avatar.drive.motion import (
+    ARKIT_COUNT,
+    BatchDriver,
+    gaze_from_weights,
+    interpolated,
+    motion_states,
+)
 from avatar.drive.replay import RECORDING_SUFFIX, RecordingDriver
 from avatar.drive.retarget import (
     RetargetConfig,
@@ -41,7 +47,7 @@ SOURCE_KINDS = (
 )
 
 
-class TrackDriver:
+class TrackDriver(BatchDriver):
     """Plays a person's own track; frames where no face was found are interpolated."""
 
     def __init__(self, track: Track, frames: tuple[int, int] | None = None) -> None:
@@ -50,18 +56,10 @@ class TrackDriver:
         Raises:
             InputError: the range does not lie in the track, or shows no face at all.
         """
-        self.fps = track.fps
-        self.batch = track_states(track, frames)
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def states(self) -> Iterator[HeadState]:
-        """Yield one state a frame."""
-        return _each(self.batch)
+        super().__init__(track_states(track, frames), track.fps)
 
 
-class RetargetedTrackDriver:
+class RetargetedTrackDriver(BatchDriver):
     """Plays another person's track on an avatar; see ``retargeted``."""
 
     def __init__(
@@ -72,18 +70,11 @@ class RetargetedTrackDriver:
         config: RetargetConfig | None = None,
     ) -> None:
         """Take the frames [first, last) of the track, by default all; raises as TrackDriver."""
-        self.fps = source.fps
-        self.batch = retargeted(source, avatar, frames, config or RetargetConfig())
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def states(self) -> Iterator[HeadState]:
-        """Yield one state a frame."""
-        return _each(self.batch)
+        states = retargeted(source, avatar, frames, config or RetargetConfig())
+        super().__init__(states, source.fps)
 
 
-class ArkitFileDriver:
+class ArkitFileDriver(BatchDriver):
     """Plays a CSV or JSON file of ARKit coefficients on an avatar, at the avatar's frame rate."""
 
     def __init__(
@@ -107,7 +98,6 @@ class ArkitFileDriver:
         Raises:
             InputError: the file cannot be used, or the part does not lie in it.
         """
-        self.fps = avatar.fps
         motion = read_arkit(path, fps=avatar.fps)
         limits = for_avatar(config or RetargetConfig(), avatar)
         gaze = gaze_from_weights(motion.weights) if motion.gaze is None else motion.gaze
@@ -119,14 +109,7 @@ class ArkitFileDriver:
         batch = motion_states(motion, avatar.rest, avatar.fps)
         first, last = frames or (0, len(batch))
         _check_frames((first, last), len(batch), str(path))
-        self.batch = batch[first:last]
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def states(self) -> Iterator[HeadState]:
-        """Yield one state a frame."""
-        return _each(self.batch)
+        super().__init__(batch[first:last], avatar.fps)
 
 
 @dataclass(frozen=True)
@@ -349,8 +332,3 @@ def _track_source(
 ) -> Source:
     start = 0.0 if frames is None else frames[0] / driver.fps
     return Source(driver, len(driver), audio, start)
-
-
-def _each(batch: HeadState) -> Iterator[HeadState]:
-    for i in range(len(batch)):
-        yield batch[i]
