@@ -3,12 +3,15 @@
     me.capture/   capture.json (written last) · frames/cam0/000000.jpg · masks/cam0/000000.png ·
                   audio.wav · landmarks.safetensors · track.safetensors · splits.json · report.html
 
-Every array is indexed by frame; a missing face is a ``valid`` flag, never a shorter list.
+Several cameras share one time line: cam1, cam2 ... beside cam0, landmarks1.safetensors ... beside
+landmarks.safetensors, and one track. Every array is indexed by frame; a missing face is a ``valid``
+flag, a missing picture one of ``CaptureCamera.missing``, never a shorter list.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,7 +97,7 @@ class Track:
     T_world_torso: Tensor
     """[F, 4, 4]; the torso frame is the head frame of the reference frame (the most frontal one)."""
     landmarks_px: Tensor
-    """[F, 478, 2] detected points in camera 0, pixels of the stored frames; 0 where not valid."""
+    """[F, 478, 2] detected points in camera ``main``, pixels of the stored frames; 0 where not valid."""
     residual_px: Tensor
     """[F] RMS distance of the model's points from the detected ones, pixels, the detector's learnt slide
     over the skin taken out and points weighted as they face the camera."""
@@ -106,6 +109,9 @@ class Track:
     """Name of the rig that made the lattice: ``RIG``."""
     fps: float
     """Frames a second."""
+    main: int = 0
+    """The camera that looks at the face most squarely: of one camera it is this one's picture that
+    reports, previews and the avatar's own view show."""
 
     def __len__(self) -> int:
         return self.expression.shape[0]
@@ -119,7 +125,12 @@ class Track:
         tensors = {name: getattr(self, name) for name in TRACK_TENSORS}
         for name, tensor in tensors.items():
             tensors[name] = tensor.bool() if name == "valid" else tensor.float()
-        header = {"rig": self.rig, "expression_names": list(self.expression_names), "fps": self.fps}
+        header = {
+            "rig": self.rig,
+            "expression_names": list(self.expression_names),
+            "fps": self.fps,
+            "main": self.main,
+        }
         write_tensors(path, tensors, format=TRACK_FORMAT, version=TRACK_VERSION, header=header)
 
     @staticmethod
@@ -135,11 +146,15 @@ class Track:
             raise InputError(
                 f"{path}: expression_names do not fit the tensor 'expression'. {remedy}"
             )
+        main, cameras = header.get("main", 0), len(tensors["K"])
+        if not isinstance(main, int) or not 0 <= main < cameras:
+            raise InputError(f"{path}: 'main' is {main!r}, but it has {cameras} cameras. {remedy}")
         return Track(
             **{name: tensors[name] for name in TRACK_TENSORS},
             expression_names=tuple(str(name) for name in names),
             rig=RIG,
             fps=float(header.get("fps", 25.0)),
+            main=main,
         )
 
 
@@ -178,6 +193,64 @@ def on_white(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return picture.astype(np.float32) / 255 * alpha + (1 - alpha)
 
 
+UNIT_GAIN = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class CaptureCamera:
+    """One camera of a capture, as capture.json has it."""
+
+    name: str
+    """File name of its clip, or what its data set calls it."""
+    width: int
+    """Of its stored frames, pixels."""
+    height: int
+    """Of its stored frames, pixels."""
+    missing: frozenset[int] = frozenset()
+    """Frames of which it has no picture: it began later, ended sooner, or dropped them."""
+    gain: tuple[float, float, float] = UNIT_GAIN
+    """What its red, green and blue (sRGB values) are multiplied by to agree with the main camera's."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
+
+    @cached_property
+    def gain_table(self) -> np.ndarray:
+        """[1, 256, 3] uint8: each channel's values after ``gain``."""
+        values = np.arange(256)[:, None] * np.asarray(self.gain)
+        return np.clip(np.round(values), 0, 255).astype(np.uint8)[None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what capture.json has; missing frames as [first, last + 1] ranges."""
+        frames = sorted(self.missing)
+        starts = [f for f in frames if f - 1 not in self.missing]
+        ends = [f + 1 for f in frames if f + 1 not in self.missing]
+        return {
+            "source": self.name,
+            "width": self.width,
+            "height": self.height,
+            "missing": [list(pair) for pair in zip(starts, ends, strict=True)],
+            "gain": list(self.gain),
+        }
+
+    @staticmethod
+    def from_json(index: int, value: Mapping[str, Any]) -> CaptureCamera:
+        """Read what ``to_json`` gave; raises KeyError, TypeError or ValueError where it is damaged."""
+        ranges = [(int(a), int(b)) for a, b in value.get("missing", [])]
+        red, green, blue = (float(v) for v in value.get("gain", UNIT_GAIN))
+        if not all(0 < v < 100 for v in (red, green, blue)):
+            raise ValueError(f"the gain of camera {index} is {(red, green, blue)}")
+        return CaptureCamera(
+            name=str(value.get("source", f"cam{index}")),
+            width=int(value["width"]),
+            height=int(value["height"]),
+            missing=frozenset(frame for a, b in ranges for frame in range(a, b)),
+            gain=(red, green, blue),
+        )
+
+
 class Capture:
     """An opened capture folder. Frames are read when asked for; nothing is kept in memory."""
 
@@ -203,8 +276,13 @@ class Capture:
                     f"make it again. {remedy}"
                 )
             self.frames, self.fps = int(header["frames"]), float(header["fps"])
-            camera = header["cameras"][0]
-            self.width, self.height = int(camera["width"]), int(camera["height"])
+            self.cameras = tuple(
+                CaptureCamera.from_json(k, value) for k, value in enumerate(header["cameras"])
+            )
+            self.main = int(header.get("main", 0))
+            if self.main < 0:
+                raise IndexError(self.main)
+            self.width, self.height = self.cameras[self.main].size
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             raise InputError(f"{file} is damaged ({error!r}). {remedy}") from error
         self.header: dict[str, Any] = header
@@ -249,49 +327,62 @@ class Capture:
             ) from error
         return splits
 
-    def camera(self, index: int = 0) -> Camera:
-        """The tracked camera at the stored frames' size."""
-        return Camera(self.track.K[index], self.track.T_cam_world[index], self.width, self.height)
+    def camera(self, index: int | None = None) -> Camera:
+        """The tracked camera at the stored frames' size; the main one where None."""
+        index = self.main if index is None else index
+        size = self.cameras[index].size
+        return Camera(self.track.K[index], self.track.T_cam_world[index], *size)
 
-    def frame_path(self, frame: int, camera: int = 0) -> Path:
+    def frame_path(self, frame: int, camera: int | None = None) -> Path:
         """Where the picture of a frame lies."""
+        camera = self.main if camera is None else camera
         return self.path / "frames" / f"cam{camera}" / f"{frame:06d}.jpg"
 
-    def mask_path(self, frame: int, camera: int = 0) -> Path:
+    def mask_path(self, frame: int, camera: int | None = None) -> Path:
         """Where the person mask of a frame lies."""
+        camera = self.main if camera is None else camera
         return self.path / "masks" / f"cam{camera}" / f"{frame:06d}.png"
 
-    def size_within(self, max_side: int) -> tuple[int, int]:
+    def landmarks_path(self, camera: int | None = None) -> Path:
+        """Where the detected points of a camera lie."""
+        camera = self.main if camera is None else camera
+        return self.path / f"landmarks{camera or ''}.safetensors"
+
+    def size_within(self, max_side: int, camera: int | None = None) -> tuple[int, int]:
         """Return the (width, height) of the frames scaled to ``max_side`` pixels at most, never up."""
-        scale = min(1.0, max_side / max(self.width, self.height))
-        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        width, height = self.cameras[self.main if camera is None else camera].size
+        scale = min(1.0, max_side / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
     def frame(
-        self, frame: int, camera: int = 0, *, size: tuple[int, int] | None = None
+        self, frame: int, camera: int | None = None, *, size: tuple[int, int] | None = None
     ) -> np.ndarray:
-        """Read a picture, uint8 [H, W, 3] sRGB.
+        """Read a picture, uint8 [H, W, 3] sRGB, its colours matched to the main camera's.
 
         Args:
-            frame: its index.
-            camera: index of its camera.
+            frame: its index; not one of the camera's ``missing``.
+            camera: index of its camera; the main one where None.
             size: (width, height) to average it down to, as ``size_within`` gives it; the stored one
                 where None. Of a large frame only what that takes is decoded: half the time at 4K.
         """
         path = self.frame_path(frame, camera)
-        picture = None if size is None else self._reduced(path, size)
+        info = self.cameras[self.main if camera is None else camera]
+        picture = None if size is None else self._reduced(path, size, info)
         if picture is None:
-            picture = self._read(path, cv2.IMREAD_COLOR)
+            picture = self._read(path, cv2.IMREAD_COLOR, info)
         # Not [..., ::-1]: whoever takes such a view next copies it, several times more slowly.
-        return cv2.cvtColor(shrunk(picture, size), cv2.COLOR_BGR2RGB)
+        picture = cv2.cvtColor(shrunk(picture, size), cv2.COLOR_BGR2RGB)
+        return picture if info.gain == UNIT_GAIN else cv2.LUT(picture, info.gain_table)
 
     def mask(
-        self, frame: int, camera: int = 0, *, size: tuple[int, int] | None = None
+        self, frame: int, camera: int | None = None, *, size: tuple[int, int] | None = None
     ) -> np.ndarray:
         """Read a person mask, uint8 [H, W], 255 on the person; arguments as for ``frame``."""
-        return shrunk(self._read(self.mask_path(frame, camera), cv2.IMREAD_GRAYSCALE), size)
+        info = self.cameras[self.main if camera is None else camera]
+        return shrunk(self._read(self.mask_path(frame, camera), cv2.IMREAD_GRAYSCALE, info), size)
 
     def on_white(
-        self, frame: int, camera: int = 0, *, size: tuple[int, int] | None = None
+        self, frame: int, camera: int | None = None, *, size: tuple[int, int] | None = None
     ) -> np.ndarray:
         """Read a frame with the person on white, float32 [H, W, 3] in [0, 1]; see ``frame``.
 
@@ -300,25 +391,27 @@ class Capture:
         picture, mask = self.frame(frame, camera, size=size), self.mask(frame, camera, size=size)
         return on_white(picture, mask)
 
-    def _reduced(self, path: Path, size: tuple[int, int]) -> np.ndarray | None:
+    def _reduced(
+        self, path: Path, size: tuple[int, int], camera: CaptureCamera
+    ) -> np.ndarray | None:
         """Decode a picture with ``REDUCED_ROOM`` over ``size``; None where that takes all of it."""
-        share = max(size[0] / self.width, size[1] / self.height)
+        share = max(size[0] / camera.width, size[1] / camera.height)
         for factor, mode in REDUCED_COLOUR:
             if REDUCED_ROOM * share * factor <= 1:
                 picture = cv2.imread(str(path), mode)
-                expected = (-(-self.height // factor), -(-self.width // factor))
+                expected = (-(-camera.height // factor), -(-camera.width // factor))
                 # A file of another size is left to the full reading, which says what it found.
                 return picture if picture is not None and picture.shape[:2] == expected else None
         return None
 
-    def _read(self, path: Path, mode: int) -> np.ndarray:
+    def _read(self, path: Path, mode: int, camera: CaptureCamera) -> np.ndarray:
         picture = cv2.imread(str(path), mode)
-        if picture is None or picture.shape[:2] != (self.height, self.width):
+        if picture is None or picture.shape[:2] != (camera.height, camera.width):
             found = (
                 "cannot be read" if picture is None else f"is {picture.shape[1]}x{picture.shape[0]}"
             )
             raise InputError(
-                f"{path} {found}; expected a {self.width}x{self.height} picture. "
+                f"{path} {found}; expected a {camera.width}x{camera.height} picture. "
                 f"Run: avatar capture VIDEO -o {self.path}"
             )
         return picture

@@ -29,6 +29,7 @@ from capture.matting import make_masks
 from capture.summary import finish
 from capture.track.config import TrackConfig
 from capture.track.fit import TOO_FEW, fit_track
+from capture.track.footage import Footage
 from capture.validity import Validity, judge_frames
 
 MATTER, TRACKER = 2, 2
@@ -171,11 +172,14 @@ def _track_stage(
         splits = Splits.default(ingest["frames"])
         scale = pictures.working_scale
         fitted = fit_track(
-            Landmarks(landmarks.points * scale, landmarks.valid),
-            frame=lambda frame: pictures.working(frame)[0],
-            mask=pictures.working_mask,
-            width=pictures.working_size[0],
-            height=pictures.working_size[1],
+            [
+                Footage(
+                    Landmarks(landmarks.points * scale, landmarks.valid),
+                    lambda frame: pictures.working(frame)[0],
+                    pictures.working_mask,
+                    *pictures.working_size,
+                )
+            ],
             fps=ingest["fps"],
             splits=splits,
             report=report,

@@ -18,6 +18,7 @@ from avatar.rotations import rotvec_to_matrix
 from avatar.types import Progress
 from capture.track.config import TrackConfig
 from capture.track.fit import fit_track
+from capture.track.footage import Footage
 from capture.track.solver import Pinhole, Pose, project
 
 SIZE, FRAMES, FOCAL = 256, 70, 512.0
@@ -62,8 +63,8 @@ def grey_mask(index: int) -> np.ndarray:
 
 
 def track_of(landmarks: Landmarks, **more) -> Track:
-    arguments = {"frame": grey_frame, "mask": grey_mask, "width": SIZE, "height": SIZE, "fps": 25.0}
-    return fit_track(landmarks, **arguments, splits=SPLITS, config=QUICK, **more).track
+    footage = Footage(landmarks, grey_frame, grey_mask, SIZE, SIZE)
+    return fit_track([footage], fps=25.0, splits=SPLITS, config=QUICK, **more).track
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +191,10 @@ def test_rendered_head_is_tracked_to_under_a_degree(data) -> None:
             points.append([(512 * p.x, 512 * p.y, 512 * p.z) for p in found[0].landmark])
     landmarks = Landmarks(torch.tensor(points), torch.ones(len(frames), dtype=torch.bool))
     track = fit_track(
-        landmarks, frame=frames.__getitem__, mask=masks.__getitem__, width=512, height=512,
-        fps=float(truth["fps"]) / 3, splits=Splits.default(len(frames)),
-    ).track  # fmt: skip
+        [Footage(landmarks, frames.__getitem__, masks.__getitem__, 512, 512)],
+        fps=float(truth["fps"]) / 3,
+        splits=Splits.default(len(frames)),
+    ).track
     R_true = torch.from_numpy(truth["world_to_camera_R"][0] @ truth["head_rotation"][::3])
     errors = turn_errors(track.T_cam_world[0] @ track.T_world_head, R_true)
     # On all 900 frames 0.4 degrees mean, 0.9 at the 95th percentile; raw landmarks give 2.5 and 5.2.

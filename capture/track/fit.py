@@ -15,7 +15,7 @@ held out, finds its pose and coefficients by the same steps with the rig fixed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -23,13 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avatar.capture_data import Landmarks, Splits, Track
+from avatar.capture_data import Splits, Track
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import arkit_basis
 from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres, lattice_table
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.track.config import TrackConfig
+from capture.track.footage import Calibration, Footage
 from capture.track.head import Frames, Rig
 from capture.track.rig_fit import (
     Slide,
@@ -112,37 +113,35 @@ class Tracked:
 
 
 def fit_track(
-    landmarks: Landmarks,
+    footage: Sequence[Footage],
     *,
-    frame: Callable[[int], np.ndarray],
-    mask: Callable[[int], np.ndarray],
-    width: int,
-    height: int,
     fps: float,
     splits: Splits,
+    calibration: Calibration | None = None,
     report: Reporter = ignore_progress,
     config: TrackConfig | None = None,
 ) -> Tracked:
-    """Track a clip of one head before one fixed camera.
+    """Track one head before one or several fixed cameras.
 
     Args:
-        landmarks: detections of all frames.
-        frame: index to picture, uint8 [H, W, 3] sRGB.
-        mask: index to person mask, uint8 [H, W], 255 on the person.
-        width: of the pictures, pixels.
-        height: of the pictures, pixels.
-        fps: frames a second.
+        footage: of each camera.
+        fps: frames a second, of all of them.
         splits: the rig is fitted on ``splits.train`` alone.
+        calibration: the cameras, in the order of ``footage`` and in its pixels, where they are known;
+            found from the face where None.
         report: listener.
         config: settings.
 
     Returns:
-        The track; finite everywhere, frames without a face interpolated and not ``valid``.
+        The track, every ``K`` in pixels of that camera's pictures; finite everywhere, frames without
+        a face interpolated and not ``valid``.
 
     Raises:
         InputError: fewer than 30 training frames show a face.
     """
-    fit = _Fit(landmarks, frame, mask, width, height, fps, splits, report, config or TrackConfig())
+    if len(footage) != 1 or calibration is not None:
+        raise NotImplementedError("several cameras")
+    fit = _Fit(footage[0], fps, splits, report, config or TrackConfig())
     with one_thread_a_call(), ThreadPoolExecutor(1) as pool:
         # The torso needs no more than where faces are: it fills a core while the bundle adjustment,
         # which knows but one, has the other.
@@ -163,17 +162,14 @@ class _Fit:
 
     def __init__(
         self,
-        landmarks: Landmarks,
-        frame: Callable[[int], np.ndarray],
-        mask: Callable[[int], np.ndarray],
-        width: int,
-        height: int,
+        footage: Footage,
         fps: float,
         splits: Splits,
         report: Reporter,
         config: TrackConfig,
     ) -> None:
-        self.landmarks, self.frame, self.mask, self.fps = landmarks, frame, mask, fps
+        self.landmarks, self.frame, self.mask = footage.landmarks, footage.frame, footage.mask
+        self.fps, landmarks = fps, footage.landmarks
         self.splits, self.report, self.config = splits, report, config
         self.index = torch.nonzero(landmarks.valid)[:, 0]
         train = (self.index >= splits.train[0]) & (self.index < splits.train[1])
@@ -187,8 +183,8 @@ class _Fit:
         self.detected = landmarks.points[self.index].float()
         wide = (self.detected[:, 454, :2] - self.detected[:, 234, :2])[self.train]
         self.sigma = config.detection_sigma * float(wide.norm(dim=-1).median())
-        self.start_focal = config.focal_widths * max(width, height)
-        self.centre = (width / 2, height / 2)
+        self.start_focal = config.focal_widths * max(footage.width, footage.height)
+        self.centre = (footage.width / 2, footage.height / 2)
         self.generic = lattice_table().neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
         self.camera = Pinhole(self.start_focal, self.centre)
