@@ -24,17 +24,10 @@ from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import arkit_basis, generic_arkit_basis
 from avatar.rig.lattice import REGIONS, deform, lattice_table
 from capture.live_gaze import EYES, SHUT, iris_gaze, joined_gaze
+from capture.track.projection import Observations, Pinhole, Pose, project
 from capture.track.rig_fit import facing, initial_pose, lattice_prior, normalise, visibility
 from capture.track.rigid import ROBUST
-from capture.track.solver import (
-    CoefficientPrior,
-    Observations,
-    Pinhole,
-    Pose,
-    bundle_adjust,
-    project,
-    solve_frames,
-)
+from capture.track.solver import CoefficientPrior, bundle_adjust, solve_frames
 from capture.track.states import OPEN_SHARE, SHUT_SHARE, gaze_of
 
 BLINKS = [ARKIT_INDEX["eyeBlinkLeft"], ARKIT_INDEX["eyeBlinkRight"]]

@@ -16,7 +16,7 @@ from torch import Tensor
 from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
 from avatar.rig.lattice import REGIONS
-from capture.track.solver import Pinhole, Pose, project
+from capture.track.projection import Pinhole, Pose, project
 
 EYES = (("left", (263, 362)), ("right", (33, 133)))
 """Sides, and the points of the outer and the inner corner."""

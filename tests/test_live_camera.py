@@ -20,7 +20,7 @@ from avatar.rig.lattice import deform, lattice_table
 from capture.live import ClipCamera, FaceReader, WebcamDriver, open_camera
 from capture.live_bench import bench_live
 from capture.live_fit import LiveFit, LiveFitConfig
-from capture.track.solver import Pinhole, Pose, project
+from capture.track.projection import Pinhole, Pose, project
 from capture.track.threads import one_thread_a_call
 
 SIZE = (640, 480)

@@ -13,7 +13,7 @@ from avatar.rig.lattice import lattice_table
 from avatar.rotations import head_rotation
 from capture.live_fit import LiveFit
 from capture.live_gaze import FARTHEST, PITCH_GAIN, iris_gaze, joined_gaze
-from capture.track.solver import Pinhole, Pose, project
+from capture.track.projection import Pinhole, Pose, project
 from capture.track.threads import one_thread_a_call
 
 SIZE, FPS = (640, 480), 30

@@ -11,8 +11,8 @@ from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.lattice import REGIONS, lattice_table
 from avatar.rotations import rotvec_to_matrix
 from capture.track.anchor import anchor, cut_patch, mean_texture, texture_map, unrolled
+from capture.track.projection import Pinhole, Pose, project
 from capture.track.rig_fit import facing
-from capture.track.solver import Pinhole, Pose, project
 from capture.track.states import blinks, fill, fill_poses, gaze_of, smooth_poses, world_frame
 from capture.track.threads import in_parallel, one_thread_a_call
 from capture.track.torso import (

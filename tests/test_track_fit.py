@@ -19,7 +19,7 @@ from avatar.types import Progress
 from capture.track.config import TrackConfig
 from capture.track.fit import fit_track
 from capture.track.footage import Footage
-from capture.track.solver import Pinhole, Pose, project
+from capture.track.projection import Pinhole, Pose, project
 
 SIZE, FRAMES, FOCAL = 256, 70, 512.0
 SPLITS = Splits((0, 56), (49, 56), (56, 70))

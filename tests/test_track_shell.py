@@ -12,18 +12,11 @@ from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, lattice_tab
 from avatar.rotations import matrix_to_rotvec, rotvec_to_matrix
 from capture.track.config import TrackConfig
 from capture.track.head import Frames, Rig
+from capture.track.projection import Observations, Pinhole, Pose, project
 from capture.track.rig_fit import Slide, lattice_prior
 from capture.track.rigid import RigidFit
 from capture.track.shell import head_prior, make_shell, shell_facing
-from capture.track.solver import (
-    LatticePrior,
-    Observations,
-    Pinhole,
-    Pose,
-    bundle_adjust,
-    marginal,
-    project,
-)
+from capture.track.solver import LatticePrior, bundle_adjust, marginal
 from capture.track.states import smooth_poses
 from capture.track.threads import one_thread_a_call
 

@@ -10,6 +10,14 @@ from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.arkit_basis import generic_arkit_basis
 from avatar.rig.lattice import deform, lattice_table
 from avatar.rotations import rotvec_to_matrix
+from capture.track.projection import (
+    Observations,
+    Pinhole,
+    Pose,
+    project,
+    projection_jacobian,
+    robust,
+)
 from capture.track.rig_fit import (
     initial_pose,
     lattice_prior,
@@ -21,15 +29,9 @@ from capture.track.rig_fit import (
 )
 from capture.track.solver import (
     CoefficientPrior,
-    Observations,
-    Pinhole,
-    Pose,
     bundle_adjust,
     data_cost,
     frame_equations,
-    project,
-    projection_jacobian,
-    robust,
     solve_frames,
 )
 

@@ -28,10 +28,12 @@ from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import arkit_basis
 from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres, lattice_table
+from avatar.rotations import rigid
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.track.config import TrackConfig
 from capture.track.footage import Calibration, Footage
 from capture.track.head import Frames, Rig
+from capture.track.projection import Observations, Pose, project
 from capture.track.rig_fit import (
     Slide,
     frontality,
@@ -44,14 +46,12 @@ from capture.track.rig_fit import (
     visibility,
 )
 from capture.track.rigid import IRIS, ROBUST, RigidFit
+from capture.track.seen_by import SeenBy, apart, known_views
 from capture.track.shell import Shell, make_shell
 from capture.track.solver import (
     CoefficientPrior,
     FrameSolution,
     LatticePrior,
-    Observations,
-    Pinhole,
-    Pose,
     bundle_adjust,
     solve_frames,
 )
@@ -66,6 +66,7 @@ from capture.track.states import (
 from capture.track.surfaces import Surfaces, View
 from capture.track.threads import one_thread_a_call
 from capture.track.torso import TorsoMotion, place_torso, watch_torso
+from capture.track.views import HeadPose, one_rig
 
 UPPER = 1.3
 """ARKit coefficients may pass 1: a person may move more than the drawn shapes."""
@@ -83,6 +84,8 @@ LOST = 8.0
 """Anchored points this many sigmas (3 % of the face's width) from the detected ones are half believed."""
 SHUT_QUANTILE = 0.05
 """A mouth is shut in at least this share of the frames."""
+FEWEST_KEYS, KEYS_FOR_CAMERAS = 16, 2.5
+"""Several cameras take so many times the key pictures of one, of no fewer than so many frames."""
 TOO_FEW = 30
 """Frames with a face that a personal rig needs."""
 
@@ -139,9 +142,7 @@ def fit_track(
     Raises:
         InputError: fewer than 30 training frames show a face.
     """
-    if len(footage) != 1 or calibration is not None:
-        raise NotImplementedError("several cameras")
-    fit = _Fit(footage[0], fps, splits, report, config or TrackConfig())
+    fit = _Fit(footage, fps, splits, calibration, report, config or TrackConfig())
     with one_thread_a_call(), ThreadPoolExecutor(1) as pool:
         # The torso needs no more than where faces are: it fills a core while the bundle adjustment,
         # which knows but one, has the other.
@@ -154,44 +155,55 @@ def fit_track(
         rig = fit.personalised(rig, frames, seen)
         frames = fit.last_pass(rig, frames, seen, steady)
         track = fit.track(rig, frames, torso.result())
-    return Tracked(track, rig.camera.focal, fit.start_focal, fit.focal_sigma)
+    return Tracked(track, float(track.K[track.main, 0, 0]), fit.start_focal, fit.focal_sigma)
 
 
 class _Fit:
-    """One clip's fit: the inputs, and the steps in order."""
+    """One head's fit: the inputs, and the steps in order.
+
+    What is done picture by picture is done to one list of the pictures that show a face, P of them: of
+    one camera its n frames, of several all that any of them took of n frames (``seen_by``).
+    """
 
     def __init__(
         self,
-        footage: Footage,
+        footage: Sequence[Footage],
         fps: float,
         splits: Splits,
+        calibration: Calibration | None,
         report: Reporter,
         config: TrackConfig,
     ) -> None:
-        self.landmarks, self.frame, self.mask = footage.landmarks, footage.frame, footage.mask
-        self.fps, landmarks = fps, footage.landmarks
-        self.splits, self.report, self.config = splits, report, config
-        self.index = torch.nonzero(landmarks.valid)[:, 0]
-        train = (self.index >= splits.train[0]) & (self.index < splits.train[1])
-        self.train = torch.nonzero(train)[:, 0]
-        if len(self.train) < TOO_FEW:
+        self.fps, self.splits, self.report, self.config = fps, splits, report, config
+        self.seen_by = seen_by = SeenBy.of(footage)
+        self.index, self.total = seen_by.index, len(footage[0].landmarks.valid)
+        training = (self.index >= splits.train[0]) & (self.index < splits.train[1])
+        self.train = torch.nonzero(training[seen_by.frame_of])[:, 0]
+        if int(training.sum()) < TOO_FEW:
             raise InputError(
-                f"Only {len(self.train)} of the clip's {splits.train[1] - splits.train[0]} training "
+                f"Only {int(training.sum())} of the clip's {splits.train[1] - splits.train[0]} training "
                 f"frames show a face, and {TOO_FEW} are needed. Film again: one face, well lit, "
                 "looking at the camera most of the time."
             )
-        self.detected = landmarks.points[self.index].float()
+        self.detected = seen_by.detected()
         wide = (self.detected[:, 454, :2] - self.detected[:, 234, :2])[self.train]
         self.sigma = config.detection_sigma * float(wide.norm(dim=-1).median())
-        self.start_focal = config.focal_widths * max(footage.width, footage.height)
-        self.centre = (footage.width / 2, footage.height / 2)
         self.generic = lattice_table().neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
-        self.camera = Pinhole(self.start_focal, self.centre)
-        self.start = initial_pose(self.generic, self.detected, self.camera)
-        best = int(frontality(self.start.R[self.train]).argmax())
-        self.reference = int(self.index[self.train[best]])
-        self.rigid = RigidFit(config, self.generic, self.sigma, self.start_focal, self.workers)
+        self.camera, known = seen_by.cameras(config, calibration)
+        self.start_focal = seen_by.start_focal(config, calibration)
+        self.start = initial_pose(self.generic, self.detected, self.camera, seen_by.camera_of)
+        front = frontality(self.start.R)
+        self.main = seen_by.squarest(front, self.train)
+        self.views = known_views(calibration, self.main)
+        self.metric = calibration is not None and calibration.metric
+        seen_by.need_shared(self.train, self.views)
+        own = self.train[seen_by.taken_by(self.main)[self.train]]
+        self.reference = int(self.index[seen_by.frame_of[own[int(front[own].argmax())]]])
+        self.rigid = RigidFit(
+            config, self.generic, self.sigma, self.start_focal, self.workers,
+            free_focal=not known, free_cameras=self.views is None,
+        )  # fmt: skip
         self.focal_sigma = config.focal_spread
         self.steps = 1 + config.anchor_rounds + (2 if config.anchor_rounds else 1) + 2
         self.done = 0
@@ -201,7 +213,7 @@ class _Fit:
         self.report(Progress("track", self.done, self.steps, message, values))
 
     def _tick_frames(self, frames: int) -> None:
-        message = f"Anchoring points to the skin: {frames} of {len(self.index)} frames."
+        message = f"Anchoring points to the skin: {frames} of {len(self.detected)} pictures."
         self.report(Progress("track", self.done, self.steps, message))
 
     def _prior(self, count: int = len(ARKIT_NAMES)) -> CoefficientPrior:
@@ -227,26 +239,73 @@ class _Fit:
     def on_landmarks(self) -> tuple[Rig, Frames]:
         """Fit the rig and the key frames to the detected points, the focal length held."""
         rig = Rig(self.camera, self.generic, arkit_basis(self.generic), self.generic[:0])
-        self.keys = keys = spread_frames(self.start, self.train, self.config.keyframes)
+        self.keys = keys = self._key_pictures()
         frames = Frames(self.start[keys], torch.zeros(len(keys), len(ARKIT_NAMES)))
+        # The face's shape hangs on as many pictures of several cameras as of one, the squarest.
+        some = frontality(frames.pose.R).argsort(descending=True)[: self.config.keyframes]
+        some = some.sort().values
         for _ in range(2):
+            shown = replace(frames, pose=frames.pose[some], coefficients=frames.coefficients[some])
             solved = bundle_adjust(
                 rig.lattice,
-                deform(torch.zeros_like(rig.lattice), rig.basis, frames.coefficients),
+                deform(torch.zeros_like(rig.lattice), rig.basis, shown.coefficients),
                 rig.camera,
-                self._detections(rig, frames, keys),
+                self._detections(rig, shown, keys[some]),
                 self._lattice_prior(rig.lattice),
-                frames.pose,
+                shown.pose,
                 iterations=8,
                 scale=ROBUST,
             )
             lattice, pose = normalise(solved.lattice, solved.pose, self.generic)
             rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
+            if len(some) < len(keys):
+                pose = initial_pose(
+                    lattice, self.detected[keys], rig.camera, self.seen_by.camera_of
+                    if self.seen_by.camera_of is None else self.seen_by.camera_of[keys],
+                )  # fmt: skip
             frames = replace(frames, pose=pose)
             found = self._solve(rig, frames, self._detections(rig, frames, keys), 8)
             frames = Frames(found.pose, found.coefficients)
+        if self.seen_by.camera_of is not None:
+            rig, frames = self._before_one_rig(rig, frames)
         self._tick("The face's shape is fitted to the landmarks.")
         return rig, frames
+
+    def _key_pictures(self) -> Tensor:
+        """Choose the training pictures [n] on which the rig is solved: of several cameras, whole frames."""
+        seen_by, count = self.seen_by, self.config.keyframes
+        if seen_by.camera_of is None:
+            return spread_frames(self.start, self.train, count)
+        count = max(FEWEST_KEYS, round(KEYS_FOR_CAMERAS * count / len(seen_by.footage)))
+        own = self.train[seen_by.taken_by(self.main)[self.train]]
+        chosen = torch.zeros(len(self.index), dtype=torch.bool)
+        chosen[seen_by.frame_of[spread_frames(self.start, own, count)]] = True
+        return torch.nonzero(chosen[seen_by.frame_of])[:, 0]
+
+    def _one_rig(self, pose: Pose, frame_of: Tensor, views: Pose | None) -> HeadPose:
+        """Join poses that cameras found by themselves, the squarest seen heads trusted most."""
+        weight = (frontality(pose.R) / 3).clamp(0.05, 1) ** 2
+        return one_rig(pose, weight, frame_of, self.main, len(self.seen_by.footage), views)
+
+    def _before_one_rig(self, rig: Rig, frames: Frames) -> tuple[Rig, Frames]:
+        """Find where the cameras stand from the key frames' poses, or size the head to cameras."""
+        _, frame_of = torch.unique(self.seen_by.frame_of[self.keys], return_inverse=True)
+        pose = self._one_rig(frames.pose, frame_of, None)
+        if self.views is not None:
+            factor = apart(self.views) / apart(pose.views)
+            if self.metric:
+                rig = replace(rig, lattice=rig.lattice * factor)
+                rig = replace(rig, basis=arkit_basis(rig.lattice))
+                pose = self._one_rig(
+                    replace(frames.pose, t=frames.pose.t * factor), frame_of, self.views
+                )
+                pose = replace(pose, metric=True)
+            else:
+                self.views = replace(self.views, t=self.views.t / factor)
+                pose = self._one_rig(frames.pose, frame_of, self.views)
+        frames = replace(frames, pose=pose)
+        solved = self._solve(rig, frames, self._detections(rig, frames, self.keys), 8)
+        return rig, Frames(solved.pose, solved.coefficients)
 
     def _solve(
         self,
@@ -269,7 +328,7 @@ class _Fit:
         shell = make_shell(rig.lattice, self.generic)
         rig = replace(rig, shell=shell.points)
         surfaces = Surfaces(
-            rig.lattice, shell, self.index, self.frame, self.mask, config, self.workers
+            rig.lattice, shell, self.seen_by.frame, self.seen_by.mask, config, self.workers
         )
         front = frontality(frames.pose.R)
         chosen = front.argsort(descending=True)[: max(20, len(keys) // 2)]
@@ -305,7 +364,7 @@ class _Fit:
             self.focal_sigma = focal_sigma
             self._tick(
                 f"Camera, head and expressions are fitted to the skin, round {round_ + 1}.",
-                focal_px=rig.camera.focal,
+                focal_px=self._focal(rig),
                 spread_px=float(spread[:SKIN_POINTS].median()),
             )
         rig, frames = self._mouth_shut(rig, frames, seen, hold)
@@ -372,14 +431,21 @@ class _Fit:
     def _firm(self, pose: Pose) -> Tensor:
         """Information [n, 6, 6] of poses known to a tenth of a degree and a millimetre."""
         sigma = pose.t.new_tensor([0.002] * 3 + [0.001] * 3).double()
-        return torch.diag(1 / sigma**2).expand(len(pose.t), 6, 6)
+        return torch.diag(1 / sigma**2).expand(pose.free, 6, 6)
+
+    def _focal(self, rig: Rig) -> float:
+        """The main camera's focal length, pixels of its pictures."""
+        return float(torch.as_tensor(rig.camera.focal).reshape(-1)[self.main])
 
     def every_frame(
         self, rig: Rig, keyed: Frames, anchors: Anchors | None
     ) -> tuple[Frames, Observations, tuple[Pose, Tensor] | None]:
         """Find all frames, with the rig fixed: by landmarks, then by texture."""
-        pose = initial_pose(rig.lattice, self.detected, rig.camera)
-        frames = Frames(pose, torch.zeros(len(self.index), rig.basis.shape[0]))
+        pose = initial_pose(rig.lattice, self.detected, rig.camera, self.seen_by.camera_of)
+        if isinstance(keyed.pose, HeadPose):
+            joined = self._one_rig(pose, self.seen_by.frame_of, keyed.pose.views)
+            pose = replace(joined, metric=keyed.pose.metric)
+        frames = Frames(pose, torch.zeros(len(self.detected), rig.basis.shape[0]))
         seen = self._detections(rig, frames)
         if anchors is None:
             for _ in range(2):
@@ -402,7 +468,7 @@ class _Fit:
         )
         found = self._solve(rig, frames, seen, 4, pose_prior=(pose, self._firm(pose)))
         frames = replace(frames, coefficients=found.coefficients)
-        every = torch.arange(len(self.index))
+        every = torch.arange(len(self.detected))
         steady = None
         for fine in (False, True):
             view = frames.view(rig, anchors.shell)
@@ -450,13 +516,13 @@ class _Fit:
         """Solve every frame once more with the finished rig: the same steps for train and test."""
         count = rig.basis.shape[0]
         own = count - frames.coefficients.shape[1]
-        zeros = frames.coefficients.new_zeros(len(self.index), own)
+        zeros = frames.coefficients.new_zeros(len(self.detected), own)
         frames = replace(frames, coefficients=torch.cat([frames.coefficients, zeros], 1))
         prior = self._prior(count)
-        shut = self._blinks()
+        shut = self._blinks(frames.facing(rig))
         eyes = [ARKIT_INDEX["eyeBlinkLeft"], ARKIT_INDEX["eyeBlinkRight"]]
-        mean = prior.mean.expand(len(self.index), -1).clone()
-        precision = prior.precision.expand(len(self.index), -1).clone()
+        mean = prior.mean.expand(len(self.detected), -1).clone()
+        precision = prior.precision.expand(len(self.detected), -1).clone()
         mean[:, eyes] = shut
         precision[:, eyes] = 1 / 0.02**2
         # The lids' gap has been read: while it closes, nothing of it is left for eyeWide.
@@ -466,7 +532,11 @@ class _Fit:
         sparsity[eyes] = 0
         prior = replace(prior, mean=mean, precision=precision, sparsity=sparsity)
         found = self._solve(rig, frames, seen, 8, prior=prior, pose_prior=steady)
-        pose = smooth_poses(found.pose, found.pose_information, self.fps)
+        pose = found.pose
+        if isinstance(pose, HeadPose):
+            pose = pose.of_heads(smooth_poses(pose.head, found.pose_information, self.fps))
+        else:
+            pose = smooth_poses(pose, found.pose_information, self.fps)
         hold = (pose, found.pose_information * 100)
         found = self._solve(
             rig, Frames(pose, found.coefficients), seen, 4, prior=prior, pose_prior=hold
@@ -474,13 +544,28 @@ class _Fit:
         self._tick("All frames are fitted with the finished face.")
         return Frames(pose, found.coefficients)
 
-    def _blinks(self) -> Tensor:
-        """Blinks [n, 2] of the frames with a face; the running median needs all frames."""
-        every = fill(self.detected[..., :2], self.index, len(self.landmarks.valid))
-        return blinks(every, self.fps)[self.index]
+    def _blinks(self, facing: Tensor) -> Tensor:
+        """Blinks [P, 2] of the pictures with a face; the running median needs all frames of a camera.
+
+        Of several cameras, those count that see the eye squarely; ``facing`` [P, 478] is the cosine
+        between normals and lines of sight.
+        """
+        seen_by = self.seen_by
+        found = self.detected.new_zeros(len(self.detected), 2)
+        for camera in range(len(seen_by.footage)):
+            own = torch.nonzero(seen_by.taken_by(camera))[:, 0]
+            frames = self.index[seen_by.frame_of[own]]
+            if len(own):
+                every = fill(self.detected[own, :, :2], frames, self.total)
+                found[own] = blinks(every, self.fps)[frames]
+        if seen_by.camera_of is None:
+            return found
+        lids = [list(REGIONS[f"lid_{side}_lower"]) for side in ("left", "right")]
+        square = torch.stack([facing[:, lid].mean(1) for lid in lids], 1).clamp_min(0.02) ** 4
+        return seen_by.mean(found, square)[seen_by.frame_of]
 
     def _residual(self, rig: Rig, frames: Frames) -> Tensor:
-        """Root mean square distance [n] of the model from the detected points, pixels.
+        """Root mean square distance [n] of the model from the points detected in a frame, pixels.
 
         The detector's slide over the skin with the head's turn is its own, learnt from the training
         frames, and taken out; points weigh as they face the camera.
@@ -489,29 +574,40 @@ class _Fit:
         slide = Slide.learnt(away[self.train], frames.pose[self.train])
         squared = (away - slide.of(frames.pose)).square().sum(-1)
         weight = visibility(frames.facing(rig))
-        return ((weight * squared).sum(1) / weight.sum(1)).sqrt()
+        total = self.seen_by.mean((weight * squared).sum(1), None)
+        return (total / self.seen_by.mean(weight.sum(1), None)).sqrt()
 
     def watch_torso(self) -> TorsoMotion | None:
-        """Follow the torso through the pictures."""
-        oval = self.detected[:, list(REGIONS["face_oval"]), :2]
-        outlines = fill(oval, self.index, len(self.landmarks.valid)).numpy()
+        """Follow the torso through the main camera's pictures."""
+        own = self.seen_by.taken_by(self.main)
+        oval = self.detected[own][:, list(REGIONS["face_oval"]), :2]
+        frames = self.index[self.seen_by.frame_of[own]]
+        footage = self.seen_by.footage[self.main]
+        unit = float(self.seen_by.unit[self.main])
+        outlines = fill(oval * unit, frames, self.total).numpy()
         return watch_torso(
-            outlines, self.reference, self.frame, self.mask, self.config.torso, self.workers
-        )
+            outlines, self.reference, footage.frame, footage.mask, self.config.torso, self.workers,
+            missing=footage.missing,
+        )  # fmt: skip
 
     def track(self, rig: Rig, frames: Frames, motion: TorsoMotion | None) -> Track:
         """Assemble the track, the torso last."""
-        total = len(self.landmarks.valid)
-        error = self._residual(rig, frames)
-        pose = fill_poses(frames.pose, self.index, total)
-        expression = fill(frames.coefficients, self.index, total)
+        seen_by = self.seen_by
+        error = self._residual(rig, frames) * seen_by.unit[self.main]
+        pose, first = frames.pose, torch.arange(len(self.index))
+        views = None
+        if isinstance(pose, HeadPose):
+            pose, first, views = pose.head, pose.first(), pose.views
+        pose = fill_poses(pose, self.index, self.total)
+        expression = fill(frames.coefficients[first], self.index, self.total)
         T_cam_world, T_world_head = world_frame(pose)
-        focal, (cx, cy) = rig.camera.focal, rig.camera.centre
-        valid = self.landmarks.valid
+        T_cam_world = T_cam_world[None]
+        if views is not None:
+            T_cam_world = rigid(views.R, views.t) @ T_cam_world
         names = [f"personal{k:02d}" for k in range(rig.basis.shape[0] - len(ARKIT_NAMES))]
         track = Track(
-            K=torch.tensor([[[focal, 0, cx], [0, focal, cy], [0, 0, 1]]]),
-            T_cam_world=T_cam_world[None],
+            K=seen_by.matrices(rig.camera),
+            T_cam_world=T_cam_world,
             lattice=rig.lattice,
             basis=rig.basis,
             eyeballs=eyeball_centres(rig.lattice),
@@ -519,13 +615,29 @@ class _Fit:
             gaze=gaze_of(expression),
             T_world_head=T_world_head,
             T_world_torso=T_world_head,
-            landmarks_px=self.landmarks.points[..., :2] * valid[:, None, None],
-            residual_px=fill(error, self.index, total),
-            valid=valid,
+            landmarks_px=self._main_points(rig, frames),
+            residual_px=fill(error, self.index, self.total),
+            valid=seen_by.valid,
             expression_names=(*ARKIT_NAMES, *names),
             rig="lattice",
             fps=self.fps,
+            main=self.main,
         )
         torso = place_torso(track, motion, self.reference)
         self._tick("The torso is registered.")
         return replace(track, T_world_torso=torso)
+
+    def _main_points(self, rig: Rig, frames: Frames) -> Tensor:
+        """The points [F, 478, 2] detected by the main camera, pixels; where it alone saw none, the model's."""
+        footage = self.seen_by.footage[self.main]
+        own = footage.landmarks.valid
+        points = footage.landmarks.points[..., :2] * own[:, None, None]
+        if isinstance(frames.pose, HeadPose):
+            pose, first = frames.pose, frames.pose.first()
+            main = torch.full((pose.free,), self.main)
+            seen = Pose(pose.head.R, pose.head.t, main)
+            shape = deform(rig.lattice, rig.basis, frames.coefficients[first])
+            modelled = project(shape, seen, rig.camera) * self.seen_by.unit[self.main]
+            unseen = ~own[self.index]
+            points[self.index[unseen]] = modelled[unseen]
+        return points

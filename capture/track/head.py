@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from avatar.rig.lattice import deform
+from capture.track.projection import Pinhole, Pose, project
 from capture.track.rig_fit import facing
 from capture.track.shell import Shell, shell_facing
-from capture.track.solver import Pinhole, Pose, project
 from capture.track.surfaces import View
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,14 +17,9 @@ from avatar.rig.lattice import (
     point_normals,
 )
 from avatar.rig.smooth_field import graph_laplacian
-from capture.track.solver import (
-    LatticePrior,
-    Observations,
-    Pinhole,
-    Pose,
-    projection_jacobian,
-    robust,
-)
+from capture.track.projection import Observations, Pinhole, Pose, projection_jacobian, robust
+from capture.track.solver import LatticePrior
+from capture.track.views import HeadPose
 
 
 def procrustes(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,11 +38,20 @@ def procrustes(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return R, scale, shift
 
 
-def initial_pose(lattice: Tensor, detected: Tensor, camera: Pinhole) -> Pose:
-    """Start poses from detections [F, 478, 3] (pixels, z in the same unit), as if seen from afar."""
+def initial_pose(
+    lattice: Tensor, detected: Tensor, camera: Pinhole, camera_of: Tensor | None = None
+) -> Pose:
+    """Start poses from detections [F, 478, 3] (pixels, z in the same unit), as if seen from afar.
+
+    ``camera_of`` [F] long says which of several cameras saw them.
+    """
     R, scale, shift = procrustes(lattice[:SKIN_POINTS], detected[:, :SKIN_POINTS])
-    aside = (shift[:, :2] - detected.new_tensor(camera.centre)) / scale[:, None]
-    return Pose(R, torch.cat([aside, (camera.focal / scale)[:, None]], 1))
+    pose = Pose(R, shift, camera_of)
+    focal, centre = camera.of(pose, detected)
+    if isinstance(focal, Tensor):
+        focal, centre = focal[:, 0, 0], centre[:, 0]
+    aside = (shift[:, :2] - centre) / scale[:, None]
+    return replace(pose, t=torch.cat([aside, (focal / scale)[:, None]], 1))
 
 
 SLIDE_RIDGE = 5e-4
@@ -83,16 +87,20 @@ def lattice_prior(
 
 
 def normalise(lattice: Tensor, pose: Pose, generic: Tensor) -> tuple[Tensor, Pose]:
-    """Fix the gauge: metric scale by the irises, axes and origin of the generic head."""
+    """Fix the gauge: metric scale by the irises, axes and origin of the generic head.
+
+    Before cameras whose distances are known in metres the scale is theirs.
+    """
     wide = 0.5 * ((lattice[474] - lattice[476]).norm() + (lattice[469] - lattice[471]).norm())
     factor = IRIS_DIAMETER_M / wide
-    lattice, t = lattice * factor, pose.t * factor
+    if isinstance(pose, HeadPose) and pose.metric:
+        factor = torch.ones_like(factor)
+    lattice = lattice * factor
     skin = slice(0, SKIN_POINTS)
     R, scale, _ = procrustes(lattice[skin], generic[None, skin])
     turn = R[0]
     shift = generic[skin].mean(0) / scale[0] - turn @ lattice[skin].mean(0)
-    R_new = pose.R @ turn.T
-    return lattice @ turn.T + shift, Pose(R_new, t - R_new @ shift)
+    return lattice @ turn.T + shift, pose.regauged(factor, turn, shift)
 
 
 def facing(lattice: Tensor, basis: Tensor, coefficients: Tensor, pose: Pose) -> Tensor:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS
 from avatar.rig.smooth_field import graph_laplacian
+from capture.track.projection import Pose
 from capture.track.rig_fit import procrustes
-from capture.track.solver import LatticePrior, Pose
+from capture.track.solver import LatticePrior
 
 CENTRE = (0.0, 0.03, -0.005)
 """Middle of the cranium in the head frame, metres."""

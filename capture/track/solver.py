@@ -5,8 +5,6 @@ with the rig fixed; frames are independent, so the normal equations are [F, 6 + 
 as a batch. ``bundle_adjust`` finds the poses together with the lattice and, where asked, the focal
 length; poses are eliminated by the Schur complement (Triggs et al., Bundle Adjustment - A Modern
 Synthesis, 2000, section 6), which converges where alternating crawls along depth and focal length.
-
-Camera frame: OpenCV (x right, y down, z forward), metres; pixels as in ``avatar.types``.
 """
 
 from __future__ import annotations
@@ -16,53 +14,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from avatar.rotations import rotvec_to_matrix
+from capture.track.projection import (
+    Observations,
+    Pinhole,
+    Pose,
+    project,
+    projection_jacobian,
+    robust,
+)
 from capture.track.threads import in_parallel
+from capture.track.views import Cameras, HeadPose
 
 CHUNK = 32
 """Frames whose Jacobians are held at once; bounds memory to tens of megabytes."""
-
-
-@dataclass(frozen=True)
-class Pose:
-    """Head to camera, per frame."""
-
-    R: Tensor
-    """[F, 3, 3]."""
-    t: Tensor
-    """[F, 3] metres."""
-
-    def __getitem__(self, index: Tensor | slice) -> Pose:
-        """Select frames."""
-        return Pose(self.R[index], self.t[index])
-
-    def moved(self, step: Tensor) -> Pose:
-        """Apply steps [F, 6]: a rotation vector and a shift, both in the camera frame."""
-        return Pose(rotvec_to_matrix(step[:, :3]) @ self.R, self.t + step[:, 3:])
-
-
-@dataclass(frozen=True)
-class Pinhole:
-    """One focal length for both axes; no distortion."""
-
-    focal: float
-    """Pixels."""
-    centre: tuple[float, float]
-    """Principal point, pixels."""
-
-
-@dataclass(frozen=True)
-class Observations:
-    """Where points were seen."""
-
-    points: Tensor
-    """[F, L, 2] pixels."""
-    weight: Tensor
-    """[F, L] inverse variance, 1 / px^2; 0 where a point was not seen."""
-
-    def __getitem__(self, index: Tensor | slice) -> Observations:
-        """Select frames."""
-        return Observations(self.points[index], self.weight[index])
 
 
 @dataclass(frozen=True)
@@ -81,56 +45,12 @@ class CoefficientPrior:
     """[E] or [F, E]."""
 
     def __getitem__(self, index: Tensor | slice) -> CoefficientPrior:
-        """Select frames."""
+        """Select pictures."""
         return replace(
             self,
             precision=self.precision[index] if self.precision.ndim == 2 else self.precision,
             mean=self.mean[index] if self.mean.ndim == 2 else self.mean,
         )
-
-
-def project(points: Tensor, pose: Pose, camera: Pinhole) -> Tensor:
-    """Project head-frame points [F, L, 3] (or [L, 3]) to pixels [F, L, 2]."""
-    p = points @ pose.R.transpose(-1, -2) + pose.t[:, None]
-    depth = p[..., 2:].clamp_min(1e-3)
-    return camera.focal * p[..., :2] / depth + points.new_tensor(camera.centre)
-
-
-def projection_jacobian(
-    points: Tensor, pose: Pose, camera: Pinhole
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Project and differentiate.
-
-    Args:
-        points: [F, L, 3] head frame.
-        pose: of F frames.
-        camera: shared.
-
-    Returns:
-        Pixels [F, L, 2], their derivative by the pose step of ``Pose.moved`` [F, L, 2, 6], and by the
-        head-frame point [F, L, 2, 3].
-    """
-    turned = points @ pose.R.transpose(-1, -2)
-    p = turned + pose.t[:, None]
-    inverse = 1 / p[..., 2].clamp_min(1e-3)
-    image = p[..., :2] * inverse[..., None]
-    by_camera = points.new_zeros(*p.shape[:2], 2, 3)
-    by_camera[..., 0, 0] = by_camera[..., 1, 1] = camera.focal * inverse
-    by_camera[..., 2] = -camera.focal * image * inverse[..., None]
-    # d(omega x turned) = -[turned]_x omega, so each row g of by_camera becomes turned x g.
-    by_turn = torch.linalg.cross(turned[..., None, :].expand_as(by_camera), by_camera)
-    by_pose = torch.cat([by_turn, by_camera], -1)
-    return (
-        camera.focal * image + points.new_tensor(camera.centre),
-        by_pose,
-        by_camera @ pose.R[:, None],
-    )
-
-
-def robust(squared: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Cauchy cost and its reweighting of squared residuals [...] in units of their sigma."""
-    s2 = scale * scale
-    return 0.5 * s2 * torch.log1p(squared / s2), 1 / (1 + squared / s2)
 
 
 @dataclass(frozen=True)
@@ -143,7 +63,7 @@ class FrameSolution:
     cost: Tensor
     """[F]."""
     pose_information: Tensor
-    """[F, 6, 6] inverse covariance of the pose step, the coefficients marginalised out."""
+    """[``Pose.free``, 6, 6] inverse covariance of the pose step, the coefficients marginalised out."""
 
 
 def frame_equations(
@@ -151,12 +71,24 @@ def frame_equations(
     basis: Tensor,
     pose: Pose,
     coefficients: Tensor,
-    camera: Pinhole,
+    camera: Pinhole | Cameras,
     seen: Observations,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Return the reweighted normal matrix [F, 6 + E, 6 + E] and gradient [F, 6 + E] of the data cost."""
     count = basis.shape[0]
+    if isinstance(camera, Cameras):
+        H = basis.new_zeros(len(pose.t), 6 + count, 6 + count)
+        g = basis.new_zeros(len(pose.t), 6 + count)
+        for k in range(len(camera)):
+            of_one, pull = frame_equations(
+                lattice, basis, camera.seen(k, pose), coefficients, camera.one(k),
+                seen[:, k], scale,
+            )  # fmt: skip
+            steps = torch.block_diag(camera.by_head(k), torch.eye(count)).to(basis.dtype)
+            H += steps.T @ of_one @ steps
+            g += pull @ steps
+        return H, g
     points = lattice + (coefficients @ basis.flatten(1)).reshape(-1, *lattice.shape)
     pixels, by_pose, by_point = projection_jacobian(points, pose, camera)
     error = pixels - seen.points
@@ -178,11 +110,18 @@ def data_cost(
     basis: Tensor,
     pose: Pose,
     coefficients: Tensor,
-    camera: Pinhole,
+    camera: Pinhole | Cameras,
     seen: Observations,
     scale: float,
 ) -> Tensor:
     """Return the robust data cost [F]."""
+    if isinstance(camera, Cameras):
+        cost = basis.new_zeros(len(pose.t))
+        for k in range(len(camera)):
+            cost += data_cost(
+                lattice, basis, camera.seen(k, pose), coefficients, camera.one(k), seen[:, k], scale
+            )
+        return cost
     points = lattice + (coefficients @ basis.flatten(1)).reshape(-1, *lattice.shape)
     error = project(points, pose, camera) - seen.points
     return robust((error**2).sum(-1) * seen.weight, scale)[0].sum(-1)
@@ -196,7 +135,7 @@ def _prior_cost(coefficients: Tensor, prior: CoefficientPrior) -> Tensor:
 def solve_frames(
     lattice: Tensor,
     basis: Tensor,
-    camera: Pinhole,
+    camera: Pinhole | Cameras,
     seen: Observations,
     prior: CoefficientPrior,
     pose: Pose,
@@ -212,23 +151,43 @@ def solve_frames(
     Projected Levenberg-Marquardt: coefficients at a bound that the gradient pushes outwards are
     frozen for the step, the others are clamped after it.
 
+    Pictures that several cameras took of one frame (``HeadPose``) have one pose and one set of
+    coefficients, told to all of them.
+
     Args:
         lattice: [L, 3] neutral, metres.
         basis: [E, L, 3].
         camera: fixed.
-        seen: observations of F frames.
+        seen: observations of F pictures.
         prior: of the coefficients.
         pose: start.
         coefficients: [F, E] start.
         iterations: steps per frame; frames that no longer improve stop moving.
         scale: Cauchy scale in sigmas.
-        pose_prior: a pose per frame and its inverse covariance [F, 6, 6] in the step of
+        pose_prior: a pose per frame and its inverse covariance [``Pose.free``, 6, 6] in the step of
             ``Pose.moved``; light smoothing enters here.
         workers: threads; the result does not depend on them.
 
     Returns:
         The solution; deterministic for given inputs.
     """
+    if isinstance(pose, HeadPose):
+        assert isinstance(camera, Pinhole)
+        first = pose.first()
+        if pose_prior is not None:
+            assert isinstance(pose_prior[0], HeadPose)
+            pose_prior = pose_prior[0].head, pose_prior[1]
+        found = solve_frames(
+            lattice, basis, Cameras(camera, pose.views), pose.by_frame(seen), prior[first],
+            pose.head, coefficients[first], iterations=iterations, scale=scale,
+            pose_prior=pose_prior, workers=workers,
+        )  # fmt: skip
+        return replace(
+            found,
+            pose=pose.of_heads(found.pose),
+            coefficients=found.coefficients[pose.frame_of],
+            cost=found.cost[pose.frame_of],
+        )
 
     def chunk(index: slice) -> FrameSolution:
         target = None if pose_prior is None else (pose_prior[0][index], pose_prior[1][index])
@@ -240,7 +199,9 @@ def solve_frames(
     chunks = [slice(start, start + CHUNK) for start in range(0, seen.points.shape[0], CHUNK)]
     parts = list(in_parallel(chunk, chunks, workers))
     return FrameSolution(
-        Pose(torch.cat([p.pose.R for p in parts]), torch.cat([p.pose.t for p in parts])),
+        replace(
+            pose, R=torch.cat([p.pose.R for p in parts]), t=torch.cat([p.pose.t for p in parts])
+        ),
         torch.cat([p.coefficients for p in parts]),
         torch.cat([p.cost for p in parts]),
         torch.cat([p.pose_information for p in parts]),
@@ -271,7 +232,7 @@ def _solve_spd(A: Tensor, b: Tensor) -> Tensor:
 def _solve_chunk(
     lattice: Tensor,
     basis: Tensor,
-    camera: Pinhole,
+    camera: Pinhole | Cameras,
     seen: Observations,
     prior: CoefficientPrior,
     pose: Pose,
@@ -290,7 +251,7 @@ def _solve_chunk(
             cost = cost + 0.5 * torch.einsum("fi,fij,fj->f", offset, pose_prior[1][index], offset)
         return cost
 
-    R, t = pose.R.clone(), pose.t.clone()
+    start, R, t = pose, pose.R.clone(), pose.t.clone()
     coefficients = coefficients.clamp(prior.lower, prior.upper)
     active = torch.arange(frames)
     cost = total(active, pose, coefficients)
@@ -298,7 +259,7 @@ def _solve_chunk(
     normal = lattice.new_zeros(frames, 6 + count, 6 + count).double()
     for _ in range(iterations):
         # Each frame stops by itself: what a frame gets must not depend on its neighbours in the batch.
-        pose, c, believed = Pose(R[active], t[active]), coefficients[active], prior[active]
+        pose, c, believed = replace(start, R=R, t=t)[active], coefficients[active], prior[active]
         H, g = frame_equations(lattice, basis, pose, c, camera, seen[active], scale)
         H, g = H.double(), g.double()
         g[:, 6:] += believed.precision * (c - believed.mean) + believed.sparsity
@@ -327,7 +288,7 @@ def _solve_chunk(
         active = active[~(better & (gain < 1e-4)) & (damping[active] < 1e6)]
         if len(active) == 0:
             break
-    pose, H = Pose(R, t), normal
+    pose, H = replace(start, R=R, t=t), normal
     # Marginalise the coefficients that are free to move.
     free = ~((coefficients <= prior.lower) | (coefficients >= prior.upper))
     C = H[:, 6:, 6:].masked_fill(~(free[:, :, None] & free[:, None, :]), 0.0)
@@ -412,7 +373,7 @@ def bundle_adjust(
     size = lattice.shape[0]
     frames = seen.points.shape[0]
     lattice, start = lattice.double(), lattice.dtype
-    pose = Pose(pose.R.double(), pose.t.double())
+    pose = replace(pose, R=pose.R.double(), t=pose.t.double())
     offsets, seen = offsets.double(), Observations(seen.points.double(), seen.weight.double())
     mean, precision = prior.mean.double(), prior.precision.double()
     unknowns = 3 * size + 1
@@ -435,7 +396,7 @@ def bundle_adjust(
         error = pixels - seen.points
         _, reweight = robust((error**2).sum(-1) * seen.weight, scale)
         W = (reweight * seen.weight)[..., None, None]
-        by_focal = (pixels - pixels.new_tensor(camera.centre))[..., None]  # d / d log f
+        by_focal = (pixels - camera.of(pose, pixels)[1])[..., None]  # d / d log f
         A = (by_pose * W).transpose(2, 3)
         H_pose = (A @ by_pose).sum(1)
         g_pose = (A @ error[..., None]).sum(1)[..., 0]
@@ -507,5 +468,9 @@ def bundle_adjust(
         if gain < 3e-5:
             break
     return BundleSolution(
-        Pose(pose.R.to(start), pose.t.to(start)), lattice.to(start), camera, cost, focal_sigma
+        replace(pose, R=pose.R.to(start), t=pose.t.to(start)),
+        lattice.to(start),
+        camera,
+        cost,
+        focal_sigma,
     )

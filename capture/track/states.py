@@ -12,7 +12,7 @@ from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
 from avatar.rig.lattice import REGIONS
 from avatar.rotations import matrix_to_rotvec, rigid
-from capture.track.solver import Pose
+from capture.track.projection import Pose
 
 TURN_ACCELERATION = 6.0
 """Sigma of the head's angular acceleration, rad/s^2, of a head that does nothing in

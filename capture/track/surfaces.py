@@ -23,6 +23,22 @@ SHELL_WINDOW = 4.0
 the way to its neighbour."""
 
 
+MOST_KEPT = 4000
+"""Pictures whose patches are kept, 600 MB; those beyond are cut out again each time."""
+AT_ONCE = 400
+"""Pictures that are anchored together, with patches that need not be kept."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What is cut out of a picture."""
+
+    face: texture.FacePatch
+    head: texture.FacePatch
+    unit: float
+    """Pixels of the picture for one of the points'."""
+
+
 @dataclass(frozen=True)
 class View:
     """Where a model puts the head in some frames."""
@@ -42,8 +58,7 @@ class Surfaces:
         self,
         lattice: Tensor,
         shell: Shell,
-        index: Tensor,
-        frame: Callable[[int], np.ndarray],
+        frame: Callable[[int], tuple[np.ndarray, float]],
         mask: Callable[[int], np.ndarray],
         config: TrackConfig,
         workers: int,
@@ -53,15 +68,15 @@ class Surfaces:
         Args:
             lattice: [478, 3] about the person's, at rest; the face's texture is laid out after it.
             shell: of the person.
-            index: [n] long, numbers of the frames that are counted here from 0 to n - 1.
-            frame: frame number to picture, uint8 [H, W, 3] sRGB.
-            mask: frame number to person mask, uint8 [H, W].
+            frame: number of a picture to it, uint8 [H, W, 3] sRGB, and the pixels in it for one of the
+                points'.
+            mask: number of a picture to its person mask, uint8 [H, W].
             config: texture sizes.
             workers: threads.
         """
-        self._index, self._frame, self._mask = index.tolist(), frame, mask
+        self._frame, self._mask = frame, mask
         self._config, self._workers = config, workers
-        self._patches: dict[int, tuple[texture.FacePatch, texture.FacePatch]] = {}
+        self._patches: dict[int, _Cut] = {}
         rest = lattice.double().numpy()
         chart = shell.chart * [1, -1]
         self._layouts = (
@@ -74,16 +89,24 @@ class Surfaces:
             ),
         )  # fmt: skip
 
-    def _cut(self, which: Tensor, points: Tensor) -> list[tuple[texture.FacePatch, ...]]:
+    def _cut(self, which: Tensor, points: Tensor) -> tuple[list[_Cut], np.ndarray]:
+        """Return the patches of pictures, and their units [n, 1, 1]."""
         config = self._config
+        cut = []
         for k, places in zip(which.tolist(), points.numpy(), strict=True):
-            if k not in self._patches:
-                picture = self._frame(self._index[k])
+            patches = self._patches.get(k)
+            if patches is None:
+                picture, unit = self._frame(k)
+                places = places * np.float32(unit)
                 face = texture.cut_patch(picture, places[:POINTS], config.texture_px)
-                mask = self._mask(self._index[k])
-                head = texture.cut_patch(picture, places[POINTS:], config.shell_patch_px, mask)
-                self._patches[k] = face, head
-        return [self._patches[k] for k in which.tolist()]
+                head = texture.cut_patch(
+                    picture, places[POINTS:], config.shell_patch_px, self._mask(k)
+                )
+                patches = _Cut(face, head, unit)
+                if len(self._patches) < MOST_KEPT:
+                    self._patches[k] = patches
+            cut.append(patches)
+        return cut, np.array([one.unit for one in cut], np.float32)[:, None, None]
 
     def reference(
         self, which: Tensor, view: View, warp: Tensor, chosen: Tensor
@@ -96,10 +119,11 @@ class Surfaces:
             warp: [n, 478 + S, 2] pixels, by which their pictures are warped.
             chosen: [m] long, indices into ``which`` of those that are averaged.
         """
-        cut = self._cut(which, view.points)
+        cut, unit = self._cut(which, view.points)
+        patches = [one.face for one in cut], [one.head for one in cut]
         face, head = (
             texture.mean_texture(
-                layout, [pair[part] for pair in cut], warp[:, : turned.shape[1]].numpy(),
+                layout, patches[part], warp[:, : turned.shape[1]].numpy() * unit,
                 turned.numpy(), chosen.numpy(), self._workers,
             )
             for part, (layout, turned) in enumerate(
@@ -128,16 +152,36 @@ class Surfaces:
         Returns:
             Points [n, 478 + S, 2] in pixels and their confidence [n, 478 + S] in [0, 1].
         """
-        cut = self._cut(which, view.points)
+        points, trust = [], []
+        for start in range(0, len(which), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            part = View(view.points[some], view.face[some], view.head[some])
+            found = self._anchor_some(
+                reference, which[some], part, lambda done, start=start: tick(start + done), fine
+            )
+            points.append(found[0])
+            trust.append(found[1])
+        return torch.cat(points), torch.cat(trust)
+
+    def _anchor_some(
+        self,
+        reference: tuple[np.ndarray, np.ndarray],
+        which: Tensor,
+        view: View,
+        tick: Callable[[int], None],
+        fine: bool,
+    ) -> tuple[Tensor, Tensor]:
+        cut, unit = self._cut(which, view.points)
+        patches = [one.face for one in cut], [one.head for one in cut]
         points, trust = [], []
         for part, turned in enumerate((view.face, view.head)):
             count = turned.shape[1]
             found = texture.anchor(
-                self._layouts[part], reference[part], [pair[part] for pair in cut],
-                np.ascontiguousarray(view.points[:, :count].numpy()), turned.numpy(),
+                self._layouts[part], reference[part], patches[part],
+                np.ascontiguousarray(view.points[:, :count].numpy() * unit), turned.numpy(),
                 self._workers, tick if part == 0 else lambda _: None, fine,
             )  # fmt: skip
             own = slice(0, POINTS) if part == 0 else slice(POINTS, None)
-            points.append(torch.from_numpy(found.points[:, own]))
+            points.append(torch.from_numpy(found.points[:, own] / unit))
             trust.append(torch.from_numpy(found.confidence[:, own]))
         return torch.cat(points, 1), torch.cat(trust, 1)

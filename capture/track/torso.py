@@ -156,6 +156,7 @@ def register_torso(
     reference: int,
     config: TorsoConfig | None = None,
     workers: int = 1,
+    missing: frozenset[int] = frozenset(),
 ) -> TorsoMotion | None:
     """Register the region below the chin of every frame to the reference frame's.
 
@@ -166,6 +167,7 @@ def register_torso(
         reference: the frame that all are compared with.
         config: settings.
         workers: threads; two are of use, and the result does not depend on them.
+        missing: frames that have no picture.
 
     Returns:
         The motion, or None where the reference shows too little below the chin.
@@ -215,6 +217,8 @@ def register_torso(
     def follow(order: range) -> None:
         last = np.zeros(4)
         for f in order:
+            if f in missing:
+                continue
             images = pyramid(f)
             best, quality = _register(levels, images, centre, last, config.iterations)
             if quality < config.good_correlation and np.abs(last).max() > 0:
@@ -311,6 +315,7 @@ def watch_torso(
     mask: Callable[[int], np.ndarray],
     config: TorsoConfig,
     workers: int = 1,
+    missing: frozenset[int] = frozenset(),
 ) -> TorsoMotion | None:
     """Register the torso in all frames of a clip; knows nothing of heads but where their faces are.
 
@@ -321,6 +326,7 @@ def watch_torso(
         mask: index to person mask, uint8 [H, W].
         config: settings.
         workers: threads.
+        missing: frames that have no picture.
 
     Returns:
         The motion, gaps filled; None where the clip shows too little below the chin.
@@ -331,7 +337,9 @@ def watch_torso(
         alpha = mask(f).astype(np.float32) / 255
         return grey.astype(np.float32) / 255 * alpha + 1 - alpha
 
-    motion = register_torso(on_white, lambda f: face[f], len(face), reference, config, workers)
+    motion = register_torso(
+        on_white, lambda f: face[f], len(face), reference, config, workers, missing
+    )
     motion = fill_gaps(motion, config.good_correlation) if motion else None
     return calmed(motion, reference) if motion else None
 
@@ -343,7 +351,7 @@ def place_torso(track: Track, motion: TorsoMotion | None, reference: int) -> Ten
     """
     if motion is None:
         return slow_torso(track.T_world_head, reference, track.fps)
-    T_cam_head = (track.T_cam_world[0] @ track.T_world_head).double()
-    poses = torso_poses(motion, T_cam_head[reference].numpy(), track.K[0].double().numpy())
-    T_world_cam = invert_rigid(track.T_cam_world[0].double())
+    T_cam_head = (track.T_cam_world[track.main] @ track.T_world_head).double()
+    poses = torso_poses(motion, T_cam_head[reference].numpy(), track.K[track.main].double().numpy())
+    T_world_cam = invert_rigid(track.T_cam_world[track.main].double())
     return (T_world_cam @ torch.from_numpy(poses)).to(track.T_world_head.dtype)
