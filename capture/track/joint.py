@@ -26,8 +26,11 @@ from capture.track.views import HeadPose, moved_cameras, steps_of_cameras
 
 LARGEST_STEP = 0.3
 """Of the logarithm of a focal length, in one iteration."""
-OWN_KIND = 3.0
-"""Focal lengths this many sigmas from the others' are half believed to be of another kind."""
+ONE_KIND = 0.06
+"""Relative difference of focal lengths up to which cameras are taken to be of one kind: of eight equal
+rendered ones one was found 3.9 % too long, and 2.3 % of its distance too far."""
+TIED, LOOSE = 0.002, 0.1
+"""Relative sigmas of the differences between cameras of a kind, and of different kinds."""
 ENOUGH = 3e-5
 """Relative gain of the cost below which it is found."""
 
@@ -40,16 +43,22 @@ class FocalPrior:
     """Pixels."""
     sigma: float
     """Relative, of what is common to all."""
-    tie: float
-    """Relative, of each about that; heavy-tailed, so that a camera of another kind breaks free."""
+    discount: float = 1.0
+    """What sigmas are multiplied by where observations err together and are counted as if they did not."""
 
     def precision(self, focals: Tensor) -> Tensor:
-        """Inverse covariance [C, C] of the logarithms of focal lengths that are now ``focals`` [C]."""
+        """Inverse covariance [C, C] of the logarithms of focal lengths that are now ``focals`` [C].
+
+        Cameras of a kind are found to differ by percents, as flow errs in one way all over a camera's
+        pictures, and do not: once they were free to differ, those near the others are held to them.
+        """
         logs = torch.log(focals.double())
-        away = (logs - logs.median()) / (OWN_KIND * self.tie)
+        away = (logs - logs.median()).abs()
+        kind = (away < ONE_KIND) & (away.max() > 0)
+        tie = torch.where(kind, torch.full_like(away, TIED), torch.full_like(away, LOOSE))
         covariance = torch.full((len(logs), len(logs)), self.sigma**2, dtype=torch.float64)
-        covariance.diagonal().add_(self.tie**2 * (1 + away**2))
-        return torch.linalg.inv(covariance)
+        covariance.diagonal().add_(tie**2)
+        return torch.linalg.inv(covariance * self.discount**2)
 
 
 @dataclass(frozen=True)

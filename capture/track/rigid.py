@@ -39,9 +39,6 @@ together, so that many of them know hardly more than a few (rendered heads: 0.29
 it or without, but jitter and the worst frames fall by a quarter)."""
 REWEIGHTINGS = 3
 """Solutions of a pose: the first, and more with what the one before says of grimaces."""
-FOCAL_TIE = 0.01
-"""Relative sigma of the differences between several cameras' focal lengths: mostly they are of a kind.
-One of eight rendered cameras was found 3.3 % too long without it, and 2.4 % of the distance too far."""
 IRIS = list(range(SKIN_POINTS, POINTS))
 
 
@@ -135,9 +132,9 @@ class RigidFit:
         def solve(
             which: Tensor, believed: LatticePrior, iterations: int, free_pose: bool = True
         ) -> BundleSolution:
-            sigma = self.config.focal_spread * INDEPENDENT**0.5
+            sigma, discount = self.config.focal_spread, INDEPENDENT**0.5
             if isinstance(pose, HeadPose):
-                belief = FocalPrior(self.start_focal, sigma, FOCAL_TIE * INDEPENDENT**0.5)
+                belief = FocalPrior(self.start_focal, sigma, discount)
                 return bundle_adjust_views(
                     head[which],
                     camera,
@@ -160,7 +157,7 @@ class RigidFit:
                 iterations=iterations,
                 scale=ROBUST,
                 free_focal=free_focal and free_pose,
-                focal_prior=(self.start_focal, sigma),
+                focal_prior=(self.start_focal, sigma * discount),
                 free_pose=free_pose,
             )
 
