@@ -49,6 +49,8 @@ class TrackBench:
     """The true motion of a rendered head (truth.npz): adds errors in degrees and millimetres."""
     camera: int = 0
     """Which of the truth's cameras filmed the clip."""
+    cameras: tuple[int, ...] | None = None
+    """Of a capture of several cameras: the truth's camera of each, where some were left out."""
     json_file: JsonFile = None
     """Write the numbers to this file instead of tables; - prints them as JSON."""
 
@@ -203,7 +205,13 @@ def _bench_track(what: TrackBench) -> None:
     from capture.bench_track import bench_track, print_rows
 
     with ProgressDisplay() as report:
-        result = bench_track(what.paths, truth=what.truth, camera=what.camera, report=report)
+        result = bench_track(
+            what.paths,
+            truth=what.truth,
+            camera=what.camera,
+            cameras=what.cameras,
+            report=report,
+        )
     if what.json_file is None:
         print_rows(result, Console(highlight=False))
     write_json_file(what.json_file, result)

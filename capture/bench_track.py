@@ -23,6 +23,7 @@ from rich.table import Table
 from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.types import Progress, Reporter, ignore_progress
+from capture.bench_cameras import camera_errors, text_of, true_cameras
 from capture.report_track import COMMON_SIDE, common_scale, jitter, pick_apart, residuals_by_region
 
 YAW_BINS = (0.0, 8.0, 20.0, 35.0, 180.0)
@@ -126,7 +127,7 @@ def score(track: Track, truth: Truth, camera: int = 0) -> dict[str, Any]:
     valid = track.valid.numpy()
     if valid.sum() < 3:
         raise InputError("The track has fewer than 3 valid frames: nothing can be compared.")
-    own = camera if camera < len(track.K) else 0
+    own = camera if camera < len(track.K) else track.main
     T = (track.T_cam_world[own].double() @ track.T_world_head.double()).numpy()[valid]
     R, p = T[:, :3, :3], T[:, :3, 3]
     R_true, p_true = truth.rotation[valid], truth.position_m[valid]
@@ -253,7 +254,7 @@ def measure(capture: Capture) -> dict[str, Any]:
         "jitter_mm": shake.position_mm,
         "jitter_extra_deg": shake.rotation_extra_deg,
         "jitter_extra_mm": shake.position_extra_mm,
-        "focal_px": float(track.K[0, 0, 0]),
+        "focal_px": float(track.K[track.main, 0, 0]),
         "focal": capture.header.get("focal"),
     }
 
@@ -263,6 +264,7 @@ def bench_track(
     *,
     truth: Path | None = None,
     camera: int = 0,
+    cameras: Sequence[int] | None = None,
     report: Reporter = ignore_progress,
 ) -> dict[str, Any]:
     """Measure captures, or clips that are captured for it in a process of their own.
@@ -270,7 +272,8 @@ def bench_track(
     Args:
         paths: capture folders and video files.
         truth: the true motion, of every one of them.
-        camera: which of the truth's cameras filmed them.
+        camera: which of the truth's cameras filmed them, where they are of one camera.
+        cameras: of captures of several cameras, the truth's camera of each; by order where None.
         report: listener; stage "bench".
 
     Raises:
@@ -285,13 +288,28 @@ def bench_track(
         if path.is_dir():
             capture = Capture(path)
             row = measure(capture)
-            if known is not None:
-                row["truth"] = score(capture.track, known, camera)
+            if known is not None and truth is not None:
+                row |= _against(capture.track, known, truth, camera, cameras)
         else:
             row = _capture_and_measure(path, known, camera)
         rows.append({"path": str(path), **row})
     report(Progress("bench", len(paths), len(paths)))
     return {"rows": rows}
+
+
+def _against(
+    track: Track, known: Truth, truth: Path, camera: int, cameras: Sequence[int] | None
+) -> dict[str, Any]:
+    """Score a track by its main camera, and its cameras where there are several."""
+    count = len(track.K)
+    if count == 1:
+        return {"truth": score(track, known, camera)}
+    chosen = list(range(count)) if cameras is None else list(cameras)
+    if len(chosen) != count:
+        raise InputError(f"--cameras names {len(chosen)} cameras, but the capture has {count}.")
+    errors = camera_errors(track, *true_cameras(truth, chosen))
+    main = Truth.load(truth, chosen[track.main])
+    return {"truth": score(track, main, track.main), "cameras": errors}
 
 
 def _capture_and_measure(video: Path, truth: Truth | None, camera: int) -> dict[str, Any]:
@@ -367,6 +385,8 @@ def print_rows(result: dict[str, Any], console: Console) -> None:
     against = {title: lambda r, k=key: _text(r["truth"][k], 3) for title, key in scores.items()}
     console.print(_table(scored, "against the truth", against))
     for row in scored:
+        if "cameras" in row:
+            console.print(f"{_name(row)}: {text_of(row['cameras'])}")
         budget = row["truth"]["budget"]
         bins = ", ".join(
             f"|yaw| {b['yaw_deg'][0]:g} to {b['yaw_deg'][1]:g}: {_text(b['rotation_deg'], 2)} "

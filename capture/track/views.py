@@ -18,6 +18,9 @@ from capture.track.projection import Observations, Pinhole, Pose
 AVERAGINGS = 30
 """Rounds of the robust average that makes one rig of cameras out of poses found each for itself; what
 moves in the last is hundredths of a degree."""
+FIRST_SCALE, NARROWING = 16.0, 0.8
+"""What is believed of a picture narrows from round to round: else one that is far off draws a frame
+that few cameras saw to itself."""
 TURN_SIGMA, SHIFT_SIGMA = 0.04, 0.02
 """Radians, and shares of the distance, by which poses from landmarks err: the scale of that average."""
 
@@ -150,7 +153,7 @@ def one_rig(
     views = Pose(views.R.double(), views.t.double())
     trust = weight
     head = None
-    for _ in range(AVERAGINGS):
+    for round_ in range(AVERAGINGS):
         back = views.R[camera_of].transpose(1, 2)
         head = _weighted_mean(
             back @ R, (back @ (t - views.t[camera_of])[..., None])[..., 0], trust, frame_of, frames
@@ -174,7 +177,8 @@ def one_rig(
         cosine = ((placed.R * R).sum((1, 2)) - 1) / 2
         apart = torch.arccos(cosine.clamp(-1, 1)) / TURN_SIGMA
         away = (placed.t - t).norm(dim=1) / (SHIFT_SIGMA * t[:, 2].clamp_min(1e-3))
-        trust = weight / (1 + apart**2 + away**2)
+        scale = max(1.0, FIRST_SCALE * NARROWING**round_)
+        trust = weight / (1 + (apart**2 + away**2) / scale**2)
     assert head is not None
     dtype = pose.t.dtype
     head = Pose(head.R.to(dtype), head.t.to(dtype))
