@@ -360,7 +360,7 @@ def test_the_truth_has_no_error_against_itself(truth: Path) -> None:
     )
     errors = camera_errors(track, T, focal)
     assert errors["rotation_max_deg"] < 0.03  # the truth's single precision, under an arccos near 1
-    assert errors["centre_max_percent"] < 1e-6
+    assert errors["centre_max_percent"] < 1e-4
     assert errors["size"] == pytest.approx(1.1)
     with pytest.raises(InputError, match="cameras 0 to 7, not 8"):
         true_cameras(truth, [1, 8])
