@@ -17,7 +17,7 @@ from avatar.capture_data import Capture, Landmarks, Splits, Track
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rig.lattice import POINTS, lattice_table
-from capture.pipeline import _check_enough, _in_stored_pixels
+from capture.tracking import check_enough, in_stored_pixels
 from capture.quality import eye_opening, look_at_face
 from capture.validity import (
     BLUR_SHARE,
@@ -208,9 +208,9 @@ def test_too_few_usable_frames_are_refused_in_one_sentence() -> None:
     valid[:20] = True
     bad = Validity(valid, {NO_FACE: list(range(20, 60)), BLURRED: list(range(60, 100))})
     with pytest.raises(InputError, match="Only 20 of the clip's 80 training frames") as caught:
-        _check_enough(bad, Splits.default(100))
+        check_enough(bad, Splits.default(100))
     assert "40 no face, 40 blurred" in str(caught.value)
-    _check_enough(Validity(np.ones(100, bool), {}), Splits.default(100))
+    check_enough(Validity(np.ones(100, bool), {}), Splits.default(100))
 
 
 def test_a_track_of_smaller_pictures_projects_into_the_stored_ones() -> None:
@@ -221,10 +221,10 @@ def test_a_track_of_smaller_pictures_projects_into_the_stored_ones() -> None:
         landmarks_px=track.landmarks_px / 2,
         residual_px=track.residual_px / 2,
     )
-    full = _in_stored_pixels(half, 0.5)
+    full = in_stored_pixels(half, [0.5])
     for name in ("K", "landmarks_px", "residual_px", "T_world_head", "lattice"):
         assert torch.allclose(getattr(full, name), getattr(track, name)), name
-    assert _in_stored_pixels(track, 1.0) is track
+    assert in_stored_pixels(track, [1.0]) is track
 
 
 def test_a_finished_capture_tells_which_frames_it_leaves_out(small_capture: Capture) -> None:
