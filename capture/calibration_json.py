@@ -28,13 +28,13 @@ MOST = 100_000
 def read_transforms(path: Path, content: bytes) -> list[KnownCamera]:
     """Read the cameras of a file's content; raises InputError naming the frame and the key."""
     try:
-        value = json.loads(content)
+        value = json.loads(content.decode())
         frames = value["frames"]
         if not isinstance(frames, list) or not all(isinstance(f, dict) for f in frames):
             raise TypeError("'frames' is not a list of objects")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} is no transforms.json ({error!r}): expected 'frames' with a 'transform_matrix' each."
+            f"{path} is no transforms.json ({_said(error)}): expected 'frames' with a 'transform_matrix' each."
         ) from error
     if not 0 < len(frames) <= MOST:
         raise InputError(f"{path} has {len(frames)} frames; expected one for each camera.")
@@ -44,7 +44,7 @@ def read_transforms(path: Path, content: bytes) -> list[KnownCamera]:
             camera = checked(str(path), _camera({**value, **frame}, number))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(
-                f"{path}: frame {number} cannot be read ({error!r}). Expected 'transform_matrix' of four "
+                f"{path}: frame {number} cannot be read ({_said(error)}). Expected 'transform_matrix' of four "
                 f"rows of four, and fl_x, cx, cy, w, h or camera_angle_x."
             ) from error
         key = (
@@ -63,6 +63,10 @@ def read_transforms(path: Path, content: bytes) -> list[KnownCamera]:
             camera.distortion,
         )
     return list(cameras.values())
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:120]}"
 
 
 def _camera(frame: Mapping[str, Any], number: int) -> KnownCamera:

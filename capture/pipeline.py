@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from avatar import __version__
-from avatar.capture_data import Capture, Landmarks, Splits, Track
+from avatar.capture_data import Capture, Landmarks, Splits
 from avatar.checks import InputError
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.folder import (

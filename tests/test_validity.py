@@ -17,8 +17,8 @@ from avatar.capture_data import Capture, Landmarks, Splits, Track
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rig.lattice import POINTS, lattice_table
-from capture.tracking import check_enough, in_stored_pixels
 from capture.quality import eye_opening, look_at_face
+from capture.tracking import check_enough, in_stored_pixels
 from capture.validity import (
     BLUR_SHARE,
     BLURRED,
