@@ -16,8 +16,8 @@ import torch
 from avatar.capture_data import UNIT_GAIN, Landmarks
 from avatar.rig.lattice import REGIONS, point_normals
 
-FRAMES = 40
-"""Frames that are looked at, evenly over those that most cameras have."""
+FRAMES = 16
+"""Frames that are looked at for each camera, evenly over those in which another sees the face too."""
 FACING = 0.55
 """A patch counts where the cosine between its normal and the line of sight is so high in both pictures:
 grazing skin shines."""
@@ -101,12 +101,15 @@ def match_colours(
     """
     count = len(frame)
     valid = np.stack([marks.valid.numpy() for marks in landmarks])
-    shared = np.flatnonzero(valid.sum(0) > 1)
-    chosen = shared[np.unique(np.linspace(0, len(shared) - 1, FRAMES).round().astype(int))]
+    chosen = np.zeros(valid.shape[1], bool)
+    for k in range(count):
+        shared = np.flatnonzero(valid[k] & (valid.sum(0) > 1))
+        if len(shared):
+            chosen[shared[np.linspace(0, len(shared) - 1, FRAMES).round().astype(int)]] = True
     seen: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [
         {
             int(f): patches(frame[k](int(f)), landmarks[k].points[f].numpy())
-            for f in chosen[valid[k, chosen]]
+            for f in np.flatnonzero(chosen & valid[k])
         }
         for k in range(count)
     ]

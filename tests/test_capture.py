@@ -400,7 +400,7 @@ class Stopped(Exception):
 
 def stop_at(stage: str, done: int = 0):
     """A listener that stops the job at a stage's report; "track" is whatever follows the matte."""
-    known = {"ingest", "matte"}
+    known = {"synchronise", "ingest", "matte"}
 
     def listen(progress: Progress) -> None:
         here = progress.stage if progress.stage in known else "track"
