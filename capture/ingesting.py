@@ -102,7 +102,7 @@ def make_frames(
     followed = follower.result()
     valid = followed.landmarks.valid
     if not (faceless and not valid.any()):
-        _check_alive(clip, scene, followed.landmarks)
+        _check_alive(clip, scene, followed.landmarks, alone=take is None)
     scale = max(size) / max(clip.width, clip.height)
     after = 0 if take is None else take.total - first - frames
     landmarks = Landmarks(
@@ -164,13 +164,14 @@ def spells(wanted: np.ndarray, fps: float, shortest_s: float) -> list[tuple[floa
     return [(a / fps, b / fps) for a, b in runs if (b - a) / fps >= shortest_s]
 
 
-def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks) -> None:
+def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks, *, alone: bool) -> None:
     """Refuse a clip without a face, and a still picture."""
     valid = landmarks.valid.numpy()
     if not valid.any():
         raise InputError(
             f"{clip.path} shows no face in any of its {len(valid)} frames. Film one person facing "
             f"the camera, the head about half the picture's height, in even light."
+            + ("" if alone else " A camera behind the head needs --calibration.")
         )
     points = landmarks.points.numpy()[valid][..., :2]
     usual = np.median(points, axis=0)

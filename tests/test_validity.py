@@ -31,6 +31,7 @@ from capture.validity import (
     Validity,
     blurred,
     judge_frames,
+    judge_several,
     outside_share,
 )
 
@@ -201,6 +202,23 @@ def test_unknown_sharpness_and_no_face_at_all_are_survived() -> None:
     landmarks, track = tracked(50)
     none = judge_frames(landmarks, track, [None] * 50, width=SIZE, height=SIZE)
     assert none.valid.all()
+
+
+def test_a_frame_of_several_cameras_needs_one_that_sees_the_face() -> None:
+    residual = np.full(60, 1.5)
+    residual[33] = 90.0
+    sharpness = np.full(60, 0.2)
+    sharpness[44] = 0.05
+    yaw = np.where(np.arange(60) > 50, 85.0, 0.0)  # turned away from the main camera
+    landmarks, track = tracked(60, residual_px=residual, yaw_deg=yaw)
+    unseen = torch.arange(60) < 9  # by the main camera; the others see the face from 3 on
+    landmarks = Landmarks(landmarks.points, landmarks.valid & ~unseen)
+    track = replace(track, valid=torch.arange(60) >= 3)
+    result = judge_several(landmarks, track, np.where(unseen, np.nan, sharpness))
+    assert result.reasons == {NO_FACE: [0, 1, 2], OFF_TRACK: [33], BLURRED: [44]}
+    assert np.flatnonzero(~result.valid).tolist() == [0, 1, 2, 33, 44]
+    nowhere = replace(track, valid=torch.zeros(60, dtype=torch.bool))
+    assert judge_several(landmarks, nowhere, sharpness).reasons == {NO_FACE: list(range(60))}
 
 
 def test_too_few_usable_frames_are_refused_in_one_sentence() -> None:
