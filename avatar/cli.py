@@ -16,6 +16,7 @@ from rich.markup import escape
 from avatar.checks import InputError
 from avatar.cli_analyse import analyse
 from avatar.cli_bench import JsonFile, bench, write_json_file
+from avatar.cli_capture import capture
 from avatar.cli_common import (
     CameraName,
     Deformer,
@@ -150,57 +151,6 @@ def create(
         f"-o {output}/orbit.mp4",
         markup=True,
     )
-
-
-@app.command
-def capture(
-    videos: tyro.conf.Positional[tuple[Path, ...]] = (),
-    /,
-    output: OptionalOutput = None,
-    mask: Path | None = None,
-    mirrored: bool = False,
-    max_side: int = 4096,
-    focal_mm: float | None = None,
-    overwrite: bool = False,
-    guide: bool = False,
-) -> None:
-    """Read a clip, check it, find face and person in every frame, and track the head.
-
-    Args:
-        videos: the clip (one for now).
-        output: the capture folder to make, by custom NAME.capture; needed with a clip.
-        mask: a matte clip of the same length (white is the person), instead of the built-in matting.
-        mirrored: the clip is mirrored, as some selfie apps save it: flip it back.
-        max_side: longer side of the stored frames, pixels; larger ones are scaled down.
-        focal_mm: the camera's focal length in 35 mm equivalents (about 26 for a phone's main camera, 24 for
-            its front one); found in the clip where not given.
-        overwrite: replace what another clip left in the output folder.
-        guide: print the page to follow when filming (what to do, for how long) and do nothing else.
-    """
-    if guide:
-        from capture.guide import as_text
-
-        print(as_text(), end="")
-        return
-    if not videos or output is None:
-        missing = "a VIDEO" if not videos else "-o OUTPUT"
-        raise UsageError(
-            f"avatar capture needs {missing}: avatar capture VIDEO -o ME.capture. "
-            "How to film: avatar capture --guide"
-        )
-    with ProgressDisplay() as report:
-        captured = captured_clip(
-            list(videos),
-            output,
-            report,
-            mask=mask,
-            mirrored=mirrored,
-            max_side=max_side,
-            focal_mm=focal_mm,
-            overwrite=overwrite,
-        )
-    console.print(f"{captured.frames} frames at {captured.fps:g} frames/s in {output}.")
-    console.print(f"Look at {output}/report.html, then: avatar train {output} -o ME.run")
 
 
 @app.command
@@ -348,6 +298,7 @@ def render(
     write_film(output, model, source, camera, size, background, watermark)
 
 
+app.command(name="capture")(capture)
 app.command(name="view")(view)
 app.command(name="export")(export)
 app.command(name="bench")(bench)

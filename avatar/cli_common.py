@@ -63,17 +63,22 @@ def captured_clip(
     output: Path,
     report: Any,
     *,
-    mask: Path | None = None,
-    mirrored: bool = False,
     max_side: int | None = None,
-    focal_mm: float | None = None,
-    overwrite: bool = False,
+    **settings: Any,
 ) -> Capture:
-    """Capture a clip, or open what is captured of it already; raises InputError for what cannot be."""
+    """Capture clips, or open what is captured of them already; raises InputError for what cannot be.
+
+    Args:
+        videos: one clip, or one of each camera.
+        output: the capture folder.
+        report: listener.
+        max_side: longer side of the stored frames, pixels; None for the usual.
+        settings: fields of ``capture.settings.CaptureConfig``.
+    """
     from capture.ingest import MIN_SIDE
     from capture.pipeline import CaptureConfig, capture_video
 
-    config = CaptureConfig(mask=mask, mirrored=mirrored, focal_mm=focal_mm, overwrite=overwrite)
+    config = CaptureConfig(**settings)
     if max_side is not None:
         if max_side < MIN_SIDE:
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ LAYOUT = (
     "capture.json", "frames", "masks", "audio.wav", "landmarks.safetensors", "track.safetensors",
     "splits.json", "report.html", STAGES_FILE,
 )  # fmt: skip
-"""All that a capture folder holds."""
+"""All that a capture folder holds, but for the points of further cameras: see ``belongs``."""
 
 WORKING_SIDE = 1280
 """Longer side, pixels, at which faces and masks are looked for in larger frames: the models see 256
@@ -110,6 +111,11 @@ class Stages:
         return values
 
 
+def belongs(name: str) -> bool:
+    """Whether a capture folder may hold something of that name."""
+    return name in LAYOUT or re.fullmatch(r"landmarks[1-9]\d*\.safetensors", name) is not None
+
+
 def claim(output: Path, sha256: str, overwrite: bool) -> Stages:
     """Make the folder, or check that it is this video's; return its stages.
 
@@ -118,9 +124,9 @@ def claim(output: Path, sha256: str, overwrite: bool) -> Stages:
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; the capture needs a folder. Choose another -o.")
     output.mkdir(parents=True, exist_ok=True)
-    for name in LAYOUT:  # what an interrupted atomic write left
-        path = Path(name)
-        for leftover in output.glob(f".{path.stem}.*{path.suffix}"):
+    for leftover in output.glob(".*.*.*"):  # what an interrupted atomic write left
+        _, stem, _, suffix = leftover.name.split(".", 3)
+        if belongs(f"{stem}.{suffix}"):
             leftover.unlink()
     stages = Stages.read(output)
     if stages is not None and stages.source_sha256 == sha256:
@@ -130,14 +136,14 @@ def claim(output: Path, sha256: str, overwrite: bool) -> Stages:
         raise InputError(
             f"{output} holds the capture of another video. Choose another -o, or remove that folder."
         )
-    strange = found if stages is None and not overwrite else sorted(set(found) - set(LAYOUT))
+    strange = found if stages is None and not overwrite else [n for n in found if not belongs(n)]
     if strange:
         raise InputError(
             f"{output} is not empty and is no capture that can be continued (it has "
             f"{strange[0]}). Choose another -o, or remove that folder."
         )
     # stages.json goes last: until then a run that is cut short finds the old capture as it was.
-    for name in LAYOUT:
+    for name in sorted(filter(belongs, found), key=STAGES_FILE.__eq__):
         path = output / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -175,9 +181,11 @@ def jpeg_options(width: int, height: int) -> tuple[int, ...]:
 class Pictures:
     """Frames and masks of a capture that is being made, read when asked for."""
 
-    def __init__(self, folder: Path, width: int, height: int) -> None:
-        """Read pictures of ``width`` x ``height`` pixels from a capture's folder."""
+    def __init__(self, folder: Path, width: int, height: int, camera: int = 0) -> None:
+        """Read a camera's pictures of ``width`` x ``height`` pixels from a capture's folder."""
         self._folder, self._size = folder, (height, width)
+        self._frames = folder / "frames" / f"cam{camera}"
+        self._masks = folder / "masks" / f"cam{camera}"
         self.working_size = working_size(width, height)
         """(width, height) of what ``working`` and ``working_mask`` return."""
         self.working_scale = max(self.working_size) / max(width, height)
@@ -190,12 +198,12 @@ class Pictures:
 
     def frame(self, frame: int) -> np.ndarray:
         """Read a picture, uint8 [H, W, 3] sRGB."""
-        path = self._folder / "frames" / "cam0" / f"{frame:06d}.jpg"
+        path = self._frames / f"{frame:06d}.jpg"
         return cv2.cvtColor(self._read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     def mask(self, frame: int) -> np.ndarray:
         """Read a person mask, uint8 [H, W]."""
-        path = self._folder / "masks" / "cam0" / f"{frame:06d}.png"
+        path = self._masks / f"{frame:06d}.png"
         return self._read(path, cv2.IMREAD_GRAYSCALE)
 
     def working(self, frame: int) -> tuple[np.ndarray, float]:
@@ -203,7 +211,7 @@ class Pictures:
 
         Points of the stored frame times the scale are points of the picture.
         """
-        path = self._folder / "frames" / "cam0" / f"{frame:06d}.jpg"
+        path = self._frames / f"{frame:06d}.jpg"
         picture = self._read(path, self._mode, self._reduction)
         picture = cv2.cvtColor(shrunk(picture, self.working_size), cv2.COLOR_BGR2RGB)
         return picture, self.working_scale
@@ -223,17 +231,19 @@ class Pictures:
         return picture
 
 
-def is_complete(folder: Path, suffix: str, frames: int) -> bool:
-    """Whether a picture of every frame is there."""
+def is_complete(
+    folder: Path, suffix: str, frames: int, missing: frozenset[int] = frozenset()
+) -> bool:
+    """Whether a picture of every frame is there, but of those that are ``missing``."""
     names = {path.name for path in folder.glob(f"*.{suffix}")} if folder.is_dir() else set()
-    return names == {f"{frame:06d}.{suffix}" for frame in range(frames)}
+    return names == {f"{frame:06d}.{suffix}" for frame in range(frames) if frame not in missing}
 
 
-def fresh_folder(parent: Path) -> Path:
-    """Return an empty folder cam0 in ``parent``."""
-    if parent.exists():
-        shutil.rmtree(parent)
-    folder = parent / "cam0"
+def fresh_folder(parent: Path, camera: int = 0) -> Path:
+    """Return an empty folder of a camera in ``parent``."""
+    folder = parent / f"cam{camera}"
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     return folder
 

@@ -52,6 +52,43 @@ SETUP: tuple[tuple[str, str], ...] = (
 """Set-up: what, and how."""
 
 
+SEVERAL_WHY = (
+    "Two or three phones at once show the head from more sides than it can turn to. The same take; on "
+    "every camera what stands above, and:"
+)
+"""Why, on the page."""
+
+SEVERAL: tuple[tuple[str, str], ...] = (
+    (
+        "Stands",
+        "Every camera on something that stands still from the first to the last second; nobody touches "
+        "them in between.",
+    ),
+    (
+        "Overlap",
+        "Neighbours 20 to 40 degrees apart, so that each sees the face together with the next one most of "
+        "the time. The cameras are found by the face they share; one behind the head needs --calibration.",
+    ),
+    (
+        "One setting",
+        "The same size and frame rate (30) on all, the same lens, no zoom during the take. Lock focus, "
+        "exposure and white balance on each: colours are matched afterwards, a change within the take is "
+        "not.",
+    ),
+    (
+        "Clap once",
+        "Start all cameras with sound, then clap once where all hear it. The clips are laid over each other "
+        "by their sound to a few milliseconds, by the face's motion where there is none, or with --offsets.",
+    ),
+    (
+        "Then",
+        "`avatar capture left.mp4 middle.mp4 right.mp4 -o me.capture`; look at the pictures of all cameras in "
+        "`me.capture/report.html`: they must show one moment.",
+    ),
+)
+"""What to mind with several cameras: what, and how."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One thing to do before the camera."""
@@ -197,6 +234,8 @@ def as_markdown() -> str:
                 continue
             shapes = f" *({', '.join(step.shapes)})*" if step.shapes else ""
             lines.append(f"- {step.text} {step.seconds:g} s.{shapes}")
+    lines += ["", "## With several cameras", "", SEVERAL_WHY, ""]
+    lines += [f"- **{name}.** {text}" for name, text in SEVERAL]
     lines += [
         "",
         "## After",

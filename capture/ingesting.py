@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from avatar.capture_data import Landmarks, Splits, shrunk
 from avatar.checks import InputError
@@ -21,6 +23,7 @@ from capture.landmarks import FaceDetector
 from capture.people import FollowedFace, PersonFollower
 from capture.scene import STILL_LEVELS, SceneWatch
 from capture.threads import Writer, prefetched
+from capture.timeline import Take
 
 QUEUE_BYTES = 96 << 20
 """Pictures that are decoded ahead take at most this much memory, six of Full HD or four of 4K, and
@@ -40,17 +43,35 @@ LARGE_BYTES = 4 << 30
 """Frames that take more disk space than this are told of."""
 
 
-def make_frames(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any]:
-    """Write every frame, find the main person's points, take the sound out.
+def make_frames(
+    clip: ClipInfo,
+    output: Path,
+    report: Reporter,
+    take: Take | None = None,
+    *,
+    faceless: bool = False,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Write every frame, find the main person's points; of a clip alone, take the sound out too.
 
     Faces are looked for at the working size and stored in pixels of the stored frames.
+
+    Args:
+        clip: the clip, as it is to be read.
+        output: the capture folder.
+        report: listener.
+        take: where the clip lies on the time line of several cameras; None for a clip alone.
+        faceless: a clip without a face may be (its camera is known without one).
+        change: what is done to each picture first, uint8 [H, W, 3] to the same; None for nothing.
 
     Raises:
         InputError: too few frames, no face, or the same picture throughout.
     """
     start = time.perf_counter()
-    folder = fresh_folder(output / "frames")
-    for name in ("audio.wav", "landmarks.safetensors", "track.safetensors", "splits.json"):
+    camera, first = (0, 0) if take is None else (take.camera, take.first)
+    folder = fresh_folder(output / "frames", camera)
+    own = f"landmarks{camera or ''}.safetensors"
+    for name in (own, "audio.wav", "track.safetensors", "splits.json"):
         (output / name).unlink(missing_ok=True)
     size = working_size(clip.width, clip.height)
     follower, scene = PersonFollower(*size), SceneWatch()
@@ -64,7 +85,8 @@ def make_frames(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any
         prefetched(read_frames(clip), ahead) as images,
     ):
         for image in images:
-            writer.put(_write_frame, folder / f"{frames:06d}.jpg", image, options)
+            image = image if change is None else change(image)
+            writer.put(_write_frame, folder / f"{first + frames:06d}.jpg", image, options)
             before = time.perf_counter()
             small = shrunk(image, size)
             cut = scene.add(small)
@@ -78,29 +100,56 @@ def make_frames(clip: ClipInfo, output: Path, report: Reporter) -> dict[str, Any
             f"{MIN_FRAMES}. The file may be cut off: copy it from the camera again."
         )
     followed = follower.result()
-    _check_alive(clip, scene, followed.landmarks)
+    valid = followed.landmarks.valid
+    if not (faceless and not valid.any()):
+        _check_alive(clip, scene, followed.landmarks, alone=take is None)
     scale = max(size) / max(clip.width, clip.height)
-    landmarks = Landmarks(followed.landmarks.points / scale, followed.landmarks.valid)
-    landmarks.save(output / "landmarks.safetensors")
-    write_json(output / "splits.json", asdict(Splits.default(frames)))
-    has_audio = clip.has_audio and extract_audio(
-        clip.path, output / "audio.wav", start_s=clip.start_s, duration_s=frames / clip.fps
+    after = 0 if take is None else take.total - first - frames
+    landmarks = Landmarks(
+        torch.nn.functional.pad(followed.landmarks.points / scale, (0, 0, 0, 0, first, after)),
+        torch.nn.functional.pad(valid, (first, after)),
     )
+    landmarks.save(output / own)
+    has_audio = take is None and write_common(output, clip, frames, clip.fps)
     seconds = time.perf_counter() - start
     stored = sum(path.stat().st_size for path in folder.iterdir())
     return {
-        "frames": frames,
+        "frames": first + frames + after,
         "fps": clip.fps,
         "width": clip.width,
         "height": clip.height,
         "audio": has_audio,
         "frames_with_others": followed.frames_with_others,
-        "frames_of_others": list(followed.frames_of_others),
-        "cuts": scene.cuts,
-        "warnings": _warnings(clip, frames, stored, scene, followed),
+        "frames_of_others": [first + frame for frame in followed.frames_of_others],
+        "cuts": [first + cut for cut in scene.cuts],
+        "warnings": _warnings(clip, frames, stored, scene, followed, alone=take is None),
+        **({} if take is None else _on_the_line(take, frames, valid)),
         # One pass does both: what the detector did not take is decoding, encoding and sound.
         "seconds": {"ingest": seconds - detecting, "landmarks": detecting},
     }
+
+
+def _on_the_line(take: Take, frames: int, valid: Tensor) -> dict[str, Any]:
+    """What is told of one of several cameras besides."""
+    gaps = [[0, take.first], [take.first + frames, take.total]]
+    return {
+        "camera": take.camera,
+        "missing": [gap for gap in gaps if gap[0] < gap[1]],
+        "faces": int(valid.sum()),
+    }
+
+
+def write_common(output: Path, sound: ClipInfo | None, frames: int, fps: float) -> bool:
+    """Write splits.json and, where ``sound`` has one, audio.wav from its ``start_s`` on.
+
+    Returns:
+        Whether there is sound.
+    """
+    write_json(output / "splits.json", asdict(Splits.default(frames)))
+    if sound is None or not sound.has_audio:
+        return False
+    wav = output / "audio.wav"
+    return extract_audio(sound.path, wav, start_s=sound.start_s, duration_s=frames / fps)
 
 
 def _write_frame(path: Path, image: np.ndarray, options: Sequence[int]) -> None:
@@ -115,13 +164,14 @@ def spells(wanted: np.ndarray, fps: float, shortest_s: float) -> list[tuple[floa
     return [(a / fps, b / fps) for a, b in runs if (b - a) / fps >= shortest_s]
 
 
-def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks) -> None:
+def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks, *, alone: bool) -> None:
     """Refuse a clip without a face, and a still picture."""
     valid = landmarks.valid.numpy()
     if not valid.any():
         raise InputError(
             f"{clip.path} shows no face in any of its {len(valid)} frames. Film one person facing "
             f"the camera, the head about half the picture's height, in even light."
+            + ("" if alone else " A camera behind the head needs --calibration.")
         )
     points = landmarks.points.numpy()[valid][..., :2]
     usual = np.median(points, axis=0)
@@ -135,9 +185,18 @@ def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks) -> Non
 
 
 def _warnings(
-    clip: ClipInfo, frames: int, stored: int, scene: SceneWatch, followed: FollowedFace
+    clip: ClipInfo,
+    frames: int,
+    stored: int,
+    scene: SceneWatch,
+    followed: FollowedFace,
+    *,
+    alone: bool,
 ) -> list[str]:
-    """Sentences on what is wrong with the clip, and what was made of it."""
+    """Sentences on what is wrong with the clip, and what was made of it.
+
+    Not ``alone``, a face that is lost here may be seen by another camera, and the name is told.
+    """
     warnings = []
     if frames < clip.frames:
         warnings.append(
@@ -151,6 +210,8 @@ def _warnings(
             f"The clip is cut at {_moments([cut / clip.fps for cut in scene.cuts])}. The parts that "
             f"show the same face are used; film in one take, as light and distance change at a cut."
         )
+    if not alone:
+        return [f"{clip.path.name}: {warning}" for warning in warnings]
     others = np.zeros(frames, bool)
     others[list(followed.frames_of_others)] = True
     if others.any():

@@ -21,6 +21,7 @@ from capture.matte_background import Background, learn_background
 from capture.matte_border import matte_size
 from capture.quality import FrameLook, look_at_face
 from capture.threads import Writer, prefetched
+from capture.timeline import missing_of
 
 LOOKS = 6
 """Looks of the segmenter at each picture that the background is learnt from: they are few, and a
@@ -28,9 +29,20 @@ mistake there goes into every frame."""
 
 
 def make_masks(
-    ingest: dict[str, Any], mask: ClipInfo | None, output: Path, report: Reporter
+    ingest: dict[str, Any],
+    mask: ClipInfo | None,
+    output: Path,
+    report: Reporter,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Write a mask for every frame, and measure every frame's face while it is in memory.
+
+    Args:
+        ingest: values of the ingest stage, of one camera.
+        mask: a clip of masks, as it is to be read.
+        output: the capture folder.
+        report: listener.
+        change: what was done to each picture, and is to be done to each given mask of its size.
 
     Returns:
         ``looks``: each field of ``FrameLook`` as a list over frames. ``background``: the share of
@@ -38,18 +50,22 @@ def make_masks(
         was given. ``seconds``.
     """
     start = time.perf_counter()
-    frames: int = ingest["frames"]
+    total: int = ingest["frames"]
+    camera: int = ingest.get("camera", 0)
+    missing = missing_of(ingest)
+    there = [frame for frame in range(total) if frame not in missing]
+    frames = len(there)
     size = (ingest["width"], ingest["height"])
     if mask is not None and mask.frames < frames:
         raise InputError(
             f"{mask.path} has {mask.frames} pictures at the capture's rate, the video has {frames}. "
             f"A mask clip needs one picture for every frame of the video, at the same rate."
         )
-    folder = fresh_folder(output / "masks")
-    landmarks = Landmarks.load(output / "landmarks.safetensors")
+    folder = fresh_folder(output / "masks", camera)
+    landmarks = Landmarks.load(output / f"landmarks{camera or ''}.safetensors")
     points, valid = landmarks.points.numpy(), landmarks.valid.numpy()
-    pictures = Pictures(output, *size)
-    looks: list[FrameLook | None] = [None] * frames
+    pictures = Pictures(output, *size, camera)
+    looks: list[FrameLook | None] = [None] * total
 
     backdrop: Background | None = None
 
@@ -59,17 +75,17 @@ def make_masks(
         write_image(folder / f"{frame:06d}.png", soft, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         looks[frame] = None if face is None else look_at_face(image, face)
 
-    images = (pictures.frame(frame) for frame in range(frames))
+    images = (pictures.frame(frame) for frame in there)
     with Writer() as writer:
 
-        def hand_on(frame: int, image: np.ndarray, coarse: np.ndarray) -> None:
-            writer.put(finish, frame, image, coarse)
-            report(Progress("matte", frame + 1, frames))
+        def hand_on(count: int, image: np.ndarray, coarse: np.ndarray) -> None:
+            writer.put(finish, there[count], image, coarse)
+            report(Progress("matte", count + 1, frames))
 
         if mask is None:
             with Segmenter() as segmenter:
                 backdrop = learn_background(
-                    lambda frame: pictures.working(frame)[0],
+                    lambda count: pictures.working(there[count])[0],
                     lambda image: segmenter(image, looks=LOOKS),
                     frames,
                     matte_size(*size),
@@ -82,6 +98,7 @@ def make_masks(
                     grey = cv2.cvtColor(given, cv2.COLOR_RGB2GRAY)
                     if (grey.shape[1], grey.shape[0]) != size:
                         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+                    grey = grey if change is None else change(grey)
                     hand_on(count - 1, image, grey)
             if count < frames:
                 raise InputError(
@@ -104,7 +121,7 @@ def _segment(
     images: Iterable[np.ndarray],
     put: Callable[[int, np.ndarray, np.ndarray], None],
 ) -> None:
-    """Hand each frame's number, picture and steadied probability on; one frame behind."""
+    """Hand each picture's number in ``images``, picture and steadied probability on; one frame behind."""
 
     def rough(image: np.ndarray) -> _Rough:
         probability = segmenter(image)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from avatar.capture_data import Landmarks, Track
+from avatar.capture_data import CaptureCamera, Landmarks, Track
 from avatar.rig.arkit import ARKIT_GROUPS, ARKIT_NAMES
 from avatar.tensorfile import write_bytes
 from capture.report_charts import frame_ranges, occupancy, plot, reach_bars
@@ -89,23 +90,28 @@ def write_capture_report(
     *,
     facts: str,
     sharpness: np.ndarray,
+    cameras: str = "",
 ) -> None:
     """Write the page.
 
     Args:
         path: the file, written atomically.
-        landmarks: raw detections.
+        landmarks: raw detections, in the main camera of several.
         track: the track.
-        pictures: reads frames and masks.
+        pictures: reads frames and masks, of the main camera.
         header: the fields of capture.json; ``focal`` and ``invalid`` may be missing.
         facts: one line about the source clip.
         sharpness: [F] ``FrameLook.sharpness``; NaN where no face was measured.
+        cameras: HTML of a section on the cameras, where there are several.
     """
     quality, seconds = header["quality"], header["seconds"]
-    frames, fps, camera = header["frames"], header["fps"], header["cameras"][0]
+    frames, fps, camera = header["frames"], header["fps"], header["cameras"][track.main]
     overall = quality["overall"]
     tracked = bool(track.valid.any())
     reach = expression_reach(track) if tracked else {}
+    missing = CaptureCamera.from_json(track.main, camera).missing
+    # What is drawn on the main camera's pictures needs the face in them.
+    seen = replace(track, valid=track.valid & landmarks.valid)
     warnings = "".join(f'<p class="note">{html.escape(w)}</p>' for w in header["warnings"])
     sections = [
         f"<h1>Capture of {html.escape(header['source'])}</h1>",
@@ -122,18 +128,19 @@ def write_capture_report(
         sections += [
             "<h2>Track</h2>",
             _tiles(track, camera["width"], camera["height"], header.get("focal")),
-            *_residuals(track, camera["width"], camera["height"]),
+            *_residuals(seen, camera["width"], camera["height"]),
             "<h2>Worst frames</h2>",
             "<p>The largest residuals, half a second apart at least. Light blue: detected points; orange: "
             "the model's outline; yellow: the way between.</p>",
-            f'<div class="sheet worst">{"".join(worst_sheet(pictures, track))}</div>',
+            f'<div class="sheet worst">{"".join(worst_sheet(pictures, seen))}</div>',
         ]
     sections += [_left_out(track, header.get("invalid") or {})]
     if tracked:
         sections += _coverage(track, reach)
     sections += [
+        cameras,
         "<h2>Frames, landmarks and mask</h2>",
-        f'<div class="sheet">{"".join(contact_sheet(pictures, landmarks, track))}</div>',
+        f'<div class="sheet">{"".join(contact_sheet(pictures, landmarks, track, missing))}</div>',
         *(_curves(track) if tracked else []),
         "<h2>Sharpness of the face</h2>",
         plot({"sharpness": sharpness}, fps, unit="no unit; 0.12 is good", span=(0.0, 0.25)),
@@ -204,7 +211,7 @@ def _tiles(track: Track, width: int, height: int, focal: Mapping[str, Any] | Non
     residual = track.residual_px[track.valid].numpy()
     scale = common_scale(width, height)
     shake = jitter(track)
-    px = float(track.K[0, 0, 0])
+    px = float(track.K[track.main, 0, 0])
     sigma = "" if focal is None else f" &plusmn; {100 * float(focal['relative_sigma']):.0f} %"
     middle, high = (float(np.percentile(residual, q)) for q in (50, 95))
     tiles = [

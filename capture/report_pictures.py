@@ -82,14 +82,21 @@ def figure(picture: np.ndarray, name: str, caption: str, *, lines: bool = False)
     )
 
 
-def contact_sheet(pictures: Pictures, landmarks: Landmarks, track: Track) -> list[str]:
+def contact_sheet(
+    pictures: Pictures,
+    landmarks: Landmarks,
+    track: Track,
+    missing: frozenset[int] = frozenset(),
+) -> list[str]:
     """Return figures of frames evenly over the clip, with mask outline and landmarks."""
     figures = []
-    for frame in np.unique(np.linspace(0, len(track) - 1, THUMBNAILS).round().astype(int)):
+    there = np.array([frame for frame in range(len(track)) if frame not in missing])
+    chosen = np.unique(np.linspace(0, len(there) - 1, THUMBNAILS).round().astype(int))
+    for frame in there[chosen]:
         state = "" if landmarks.valid[frame] else ", no face"
         if track.valid[frame]:
             state = f", {float(track.residual_px[frame]):.2f} px"
-        picture = _overlay(pictures, landmarks, int(frame))
+        picture = overlay(pictures, landmarks, int(frame))
         figures.append(figure(picture, f"frame {frame}", f"frame {frame}{state}"))
     return figures
 
@@ -133,19 +140,36 @@ def _close_up(pictures: Pictures, track: Track, frame: int) -> np.ndarray:
     seen, fitted = fixed(detected), fixed(model)
     for a, b in zip(seen[faces], fitted[faces], strict=True):
         cv2.line(picture, a.tolist(), b.tolist(), GAP, 1, cv2.LINE_AA, 4)
-    for line in OUTLINES:
-        for a, b in pairwise(line):
-            if faces[a] and faces[b]:
-                cv2.line(picture, fitted[a].tolist(), fitted[b].tolist(), MODEL, 1, cv2.LINE_AA, 4)
+    model_lines(picture, model * scale + shift, faces)
     for point in seen[faces]:
         cv2.circle(picture, point.tolist(), 14, DETECTED, -1, cv2.LINE_AA, 4)
     return picture
 
 
-def _overlay(pictures: Pictures, landmarks: Landmarks, frame: int) -> np.ndarray:
+def model_lines(
+    picture: np.ndarray, points: np.ndarray, faces: np.ndarray, scale: float = 1.0
+) -> None:
+    """Draw the model's outlines into a picture, where they face the camera.
+
+    Args:
+        picture: uint8 [H, W, 3] RGB, drawn into.
+        points: [478, 2] pixels, times ``scale`` those of the picture.
+        faces: [478] bool.
+        scale: of the points.
+    """
+    fixed = np.round(points * scale * 16).clip(-(2**20), 2**20).astype(np.int32)
+    for line in OUTLINES:
+        for a, b in pairwise(line):
+            if faces[a] and faces[b]:
+                cv2.line(picture, fixed[a].tolist(), fixed[b].tolist(), MODEL, 1, cv2.LINE_AA, 4)
+
+
+def overlay(
+    pictures: Pictures, landmarks: Landmarks, frame: int, height: int = THUMBNAIL_HEIGHT
+) -> np.ndarray:
     """Return a small picture, background greyed, with mask outline and landmarks."""
     full = pictures.frame(frame)
-    scale = min(1.0, THUMBNAIL_HEIGHT / full.shape[0])
+    scale = min(1.0, height / full.shape[0])
     size = (max(1, round(full.shape[1] * scale)), max(1, round(full.shape[0] * scale)))
     picture = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(pictures.mask(frame), size, interpolation=cv2.INTER_AREA)

@@ -94,31 +94,35 @@ class Map:
 
 def track_angles(track: Track) -> np.ndarray:
     """Return the head's yaw (to the subject's left), pitch (up), roll (to the subject's left
-    shoulder) towards camera 0, degrees [F, 3]; zero when the face looks along the optical axis."""
+    shoulder) towards the main camera, degrees [F, 3]; zero when the face looks along the optical axis."""
     flip = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-    R = (flip @ track.T_cam_world[0, :3, :3] @ track.T_world_head[:, :3, :3]).numpy()
+    R = (flip @ track.T_cam_world[track.main, :3, :3] @ track.T_world_head[:, :3, :3]).numpy()
     yaw = np.arctan2(R[:, 0, 2], R[:, 2, 2])
     pitch = np.arcsin(np.clip(R[:, 1, 2], -1, 1))
     roll = np.arctan2(-R[:, 1, 0], R[:, 1, 1])
     return np.degrees(np.stack([yaw, pitch, roll], 1))
 
 
-def project_lattice(track: Track, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project the posed, deformed lattice of some frames into camera 0.
+def project_lattice(
+    track: Track, frames: np.ndarray, camera: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Project the posed, deformed lattice of some frames into a camera.
 
     Args:
         track: the track.
         frames: [n] indices.
+        camera: its number; the main one where None.
 
     Returns:
         Points [n, 478, 2] in pixels of the stored frames, and whether the skin at each faces the
         camera [n, 478]: where it does not, a detector guesses.
     """
+    camera = track.main if camera is None else camera
     index = torch.as_tensor(np.asarray(frames), dtype=torch.long)
     points = deform(track.lattice, track.basis, track.expression[index])
-    T = track.T_cam_world[0] @ track.T_world_head[index]
+    T = track.T_cam_world[camera] @ track.T_world_head[index]
     seen = points @ T[:, :3, :3].mT + T[:, None, :3, 3]
-    flat = seen @ track.K[0].T
+    flat = seen @ track.K[camera].T
     normals = point_normals(points) @ T[:, :3, :3].mT
     cosine = -(normals * torch.nn.functional.normalize(seen, dim=-1)).sum(-1)
     return (flat[..., :2] / flat[..., 2:].clamp_min(1e-6)).numpy(), (cosine > FACING).numpy()

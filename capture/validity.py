@@ -120,6 +120,38 @@ def judge_frames(
     return Validity(valid, {name: reasons[name] for name in REASONS if name in reasons})
 
 
+def judge_several(
+    landmarks: Landmarks, track: Track, sharpness: Sequence[float | None] | np.ndarray
+) -> Validity:
+    """Decide which frames that several cameras filmed are trustworthy.
+
+    One camera that sees the face enough makes a frame trustworthy, so what only one of them says
+    (turned away, out of its picture) is no reason; motion blurs all of them.
+
+    Args:
+        landmarks: detections in the main camera, pixels of its pictures.
+        track: the finished track, in the same pixels; ``valid`` where it was solved.
+        sharpness: [F] ``FrameLook.sharpness`` in the main camera; None or NaN where not measured.
+    """
+    solved, seen = track.valid.numpy(), landmarks.valid.numpy()
+    level = np.array([np.nan if value is None else value for value in sharpness], float)
+    valid, reasons = solved.copy(), {}
+    if not solved.all():
+        reasons[NO_FACE] = np.flatnonzero(~solved).tolist()
+    if solved.any():
+        residual = _residuals(track)
+        bad = {OFF_TRACK: residual > _residual_limit(residual[solved])}
+        if seen.any():
+            opening = eye_opening(landmarks.points.numpy())
+            bad[BLURRED] = blurred(level, opening, seen & solved, track.fps)
+        for name, flags in bad.items():
+            frames = np.flatnonzero(flags & valid)
+            valid[frames] = False
+            if len(frames):
+                reasons[name] = frames.tolist()
+    return Validity(valid, reasons)
+
+
 def outside_share(points: np.ndarray, width: int, height: int) -> np.ndarray:
     """Return the share of the face's outline [F] that lies outside of the picture, in [0, 1].
 
@@ -186,7 +218,7 @@ def _robust_sigma(values: np.ndarray) -> float:
 
 def _angles_deg(track: Track) -> np.ndarray:
     """Angle [F] between the face's direction and the direction from the head to the camera."""
-    T_cam_head = (track.T_cam_world[0] @ track.T_world_head).double().numpy()
+    T_cam_head = (track.T_cam_world[track.main] @ track.T_world_head).double().numpy()
     ahead, to_camera = T_cam_head[:, :3, 2], -T_cam_head[:, :3, 3]
     cosine = (ahead * to_camera).sum(1) / np.maximum(np.linalg.norm(to_camera, axis=1), 1e-9)
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
@@ -194,8 +226,8 @@ def _angles_deg(track: Track) -> np.ndarray:
 
 def _residuals(track: Track) -> np.ndarray:
     """Residual [F] of the points in units of the width of a face at the head's distance."""
-    depth = (track.T_cam_world[0] @ track.T_world_head)[:, 2, 3].double().numpy()
-    face_px = float(track.K[0, 0, 0]) * FACE_M / np.maximum(depth, 1e-6)
+    depth = (track.T_cam_world[track.main] @ track.T_world_head)[:, 2, 3].double().numpy()
+    face_px = float(track.K[track.main, 0, 0]) * FACE_M / np.maximum(depth, 1e-6)
     return track.residual_px.double().numpy() / face_px
 
 

@@ -17,8 +17,8 @@ from avatar.capture_data import Capture, Landmarks, Splits, Track
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_NAMES
 from avatar.rig.lattice import POINTS, lattice_table
-from capture.pipeline import _check_enough, _in_stored_pixels
 from capture.quality import eye_opening, look_at_face
+from capture.tracking import check_enough, in_stored_pixels
 from capture.validity import (
     BLUR_SHARE,
     BLURRED,
@@ -31,6 +31,7 @@ from capture.validity import (
     Validity,
     blurred,
     judge_frames,
+    judge_several,
     outside_share,
 )
 
@@ -203,14 +204,31 @@ def test_unknown_sharpness_and_no_face_at_all_are_survived() -> None:
     assert none.valid.all()
 
 
+def test_a_frame_of_several_cameras_needs_one_that_sees_the_face() -> None:
+    residual = np.full(60, 1.5)
+    residual[33] = 90.0
+    sharpness = np.full(60, 0.2)
+    sharpness[44] = 0.05
+    yaw = np.where(np.arange(60) > 50, 85.0, 0.0)  # turned away from the main camera
+    landmarks, track = tracked(60, residual_px=residual, yaw_deg=yaw)
+    unseen = torch.arange(60) < 9  # by the main camera; the others see the face from 3 on
+    landmarks = Landmarks(landmarks.points, landmarks.valid & ~unseen)
+    track = replace(track, valid=torch.arange(60) >= 3)
+    result = judge_several(landmarks, track, np.where(unseen, np.nan, sharpness))
+    assert result.reasons == {NO_FACE: [0, 1, 2], OFF_TRACK: [33], BLURRED: [44]}
+    assert np.flatnonzero(~result.valid).tolist() == [0, 1, 2, 33, 44]
+    nowhere = replace(track, valid=torch.zeros(60, dtype=torch.bool))
+    assert judge_several(landmarks, nowhere, sharpness).reasons == {NO_FACE: list(range(60))}
+
+
 def test_too_few_usable_frames_are_refused_in_one_sentence() -> None:
     valid = np.zeros(100, bool)
     valid[:20] = True
     bad = Validity(valid, {NO_FACE: list(range(20, 60)), BLURRED: list(range(60, 100))})
     with pytest.raises(InputError, match="Only 20 of the clip's 80 training frames") as caught:
-        _check_enough(bad, Splits.default(100))
+        check_enough(bad, Splits.default(100))
     assert "40 no face, 40 blurred" in str(caught.value)
-    _check_enough(Validity(np.ones(100, bool), {}), Splits.default(100))
+    check_enough(Validity(np.ones(100, bool), {}), Splits.default(100))
 
 
 def test_a_track_of_smaller_pictures_projects_into_the_stored_ones() -> None:
@@ -221,10 +239,10 @@ def test_a_track_of_smaller_pictures_projects_into_the_stored_ones() -> None:
         landmarks_px=track.landmarks_px / 2,
         residual_px=track.residual_px / 2,
     )
-    full = _in_stored_pixels(half, 0.5)
+    full = in_stored_pixels(half, [0.5])
     for name in ("K", "landmarks_px", "residual_px", "T_world_head", "lattice"):
         assert torch.allclose(getattr(full, name), getattr(track, name)), name
-    assert _in_stored_pixels(track, 1.0) is track
+    assert in_stored_pixels(track, [1.0]) is track
 
 
 def test_a_finished_capture_tells_which_frames_it_leaves_out(small_capture: Capture) -> None:

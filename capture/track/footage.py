@@ -27,6 +27,8 @@ class Footage:
     """Of the pictures, pixels."""
     missing: frozenset[int] = frozenset()
     """Frames without a picture."""
+    focal_widths: float | None = None
+    """Its focal length where the user states it, in units of the longer picture side."""
 
 
 @dataclass(frozen=True)

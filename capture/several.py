@@ -1,0 +1,341 @@
+"""Clips of several cameras to one capture: one time line, frames and masks of each, one track."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from avatar import __version__
+from avatar.capture_data import Capture, Landmarks, Splits
+from avatar.checks import InputError
+from avatar.types import Progress, Reporter
+from capture.calibration import KnownCameras, Placed, read_calibration
+from capture.colour_match import match_colours
+from capture.folder import Pictures, Stages, claim, disk_errors, is_complete, key_of, sha256_of
+from capture.ingest import ClipInfo, probe
+from capture.ingesting import make_frames, write_common
+from capture.matting import make_masks
+from capture.settings import CaptureConfig
+from capture.summary import Filmed, finish
+from capture.synchronise import check_offsets, synchronise
+from capture.timeline import Take, missing_of
+from capture.track.fit import TOO_FEW, fit_track
+from capture.track.footage import Calibration, Footage
+from capture.tracking import MATTER, TRACKER, check_enough, focal_found, in_stored_pixels
+from capture.validity import judge_several
+
+SYNCHRONISER = 1
+"""Version of what lays clips on one time line: raised where captures should be made anew."""
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What a capture of several cameras is made from."""
+
+    videos: list[Path]
+    hashes: list[str]
+    clips: list[ClipInfo]
+    masks: list[ClipInfo]
+    """One a clip, or none."""
+    placed: Placed | None
+    """The known cameras, in the order of the clips."""
+
+    def change(self, camera: int) -> Any:
+        """What straightens a camera's pictures; None for nothing."""
+        return None if self.placed is None else self.placed.straighten[camera]
+
+
+def capture_several(
+    videos: Sequence[Path], output: Path, config: CaptureConfig, report: Reporter
+) -> Capture:
+    """Turn clips of one take, one of each camera, into a capture folder.
+
+    Stages stand for each camera by itself ("ingest", "ingest1" ... "matte", "matte1" ...): a run that
+    was interrupted goes on with the camera that it had come to.
+
+    Raises:
+        InputError: as ``capture_video``; and where clips, masks, offsets or the calibration do not go
+            together, or a camera shares no time or no view of the face with the others.
+    """
+    source = _open(videos, config)
+    sha256 = hashlib.sha256("".join(source.hashes).encode()).hexdigest()
+    with disk_errors(output):
+        stages = claim(output, sha256, config.overwrite)
+        plan = _sync_stage(stages, source, config, report)
+        takes = [Take(**take) for take in plan["takes"]]
+        parts = [_part(report, takes, take.camera) for take in takes]
+        ingests = [
+            _ingest_stage(stages, source, take, output, config, parts[take.camera])
+            for take in takes
+        ]
+        if source.placed is None:
+            _check_views(source, ingests, output)
+        _common_stage(stages, source, takes, plan["sound"], output)
+        mattes = [
+            _matte_stage(stages, source, take, ingests[take.camera], output, parts[take.camera])
+            for take in takes
+        ]
+        track = _track_stage(stages, source, ingests, mattes, output, config, report)
+        if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
+            filmed = [
+                Filmed(
+                    source.clips[k],
+                    ingests[k],
+                    mattes[k],
+                    gain=tuple(track["gains"][k]),
+                    facts={"offset": plan["offsets"][k], "source_sha256": source.hashes[k]},
+                )
+                for k in range(len(source.clips))
+            ]
+            warnings = [*plan["warnings"], *([] if source.placed is None else source.placed.notes)]
+            finish(
+                filmed,
+                sha256,
+                track,
+                output,
+                warnings=[*warnings, *_faceless(ingests, source)],
+                seconds=plan["seconds"],
+            )
+    return Capture(output)
+
+
+def _open(videos: Sequence[Path], config: CaptureConfig) -> _Sources:
+    """Open everything that is given; nothing is written yet."""
+    videos = [Path(video) for video in videos]
+    check_offsets(config.offsets, len(videos))
+    known: KnownCameras | None = None
+    if config.calibration is not None:
+        known = read_calibration(Path(config.calibration), config.calibration_unit)
+    clips = [probe(video, config.ingest_of(video)) for video in videos]
+    hashes = [sha256_of(video) for video in videos]
+    for i, j in combinations(range(len(videos)), 2):
+        if hashes[i] == hashes[j]:
+            raise InputError(
+                f"{videos[j]} is the same clip as {videos[i]}. Give the clip of each camera once."
+            )
+    masks = [
+        probe(mask, config.ingest_of(video))
+        for mask, video in zip(config.masks(), videos, strict=False)
+    ]
+    for clip, mask in zip(clips, masks, strict=False):
+        if abs(mask.frames - clip.frames) > 1 or abs(mask.fps - clip.fps) > 1e-3 * clip.fps:
+            raise InputError(
+                f"{mask.path} has {mask.frames} pictures at {mask.fps:.4g} frames/s, {clip.path} has "
+                f"{clip.frames} at {clip.fps:.4g}. A mask clip needs one picture for every frame of "
+                f"its video, at the same rate."
+            )
+    placed = None if known is None else known.placed(clips)
+    return _Sources(videos, hashes, clips, masks, placed)
+
+
+def _sync_stage(
+    stages: Stages, source: _Sources, config: CaptureConfig, report: Reporter
+) -> dict[str, Any]:
+    settings = [asdict(config.ingest_of(video)) for video in source.videos]
+    key = key_of(
+        SYNCHRONISER, __version__, source.hashes, settings, config.max_frames, config.offsets
+    )
+    return stages.run(
+        "sync",
+        key,
+        lambda _: True,
+        lambda: synchronise(source.clips, config.offsets, config.max_frames, report),
+    )
+
+
+def _ingest_stage(
+    stages: Stages,
+    source: _Sources,
+    take: Take,
+    output: Path,
+    config: CaptureConfig,
+    report: Reporter,
+) -> dict[str, Any]:
+    k = take.camera
+    landmarks = output / f"landmarks{k or ''}.safetensors"
+    folder = output / "frames" / f"cam{k}"
+
+    def stands(kept: dict[str, Any]) -> bool:
+        complete = is_complete(folder, "jpg", kept["frames"], missing_of(kept))
+        return complete and landmarks.is_file()
+
+    def make() -> dict[str, Any]:
+        clip, known = take.of(source.clips[k]), source.placed is not None
+        return make_frames(clip, output, report, take, faceless=known, change=source.change(k))
+
+    settings = asdict(config.ingest_of(source.videos[k]))
+    bent = None if source.placed is None else source.placed.bent[k]
+    key = key_of(__version__, source.hashes[k], settings, take.as_json(), bent)
+    return stages.run(f"ingest{k or ''}", key, stands, make)
+
+
+def _common_stage(
+    stages: Stages, source: _Sources, takes: Sequence[Take], sound: int | None, output: Path
+) -> None:
+    """Write what all cameras share: the split and the sound."""
+
+    def stands(kept: dict[str, Any]) -> bool:
+        audio = (output / "audio.wav").is_file() == kept["audio"]
+        return audio and (output / "splits.json").is_file()
+
+    def make() -> dict[str, Any]:
+        clip = None
+        if sound is not None:
+            clip, take = source.clips[sound], takes[sound]
+            start = clip.start_s + take.shift_s - take.first / take.fps
+            clip = replace(clip, start_s=start)
+        return {"audio": write_common(output, clip, takes[0].total, takes[0].fps)}
+
+    last = stages.key(f"ingest{len(takes) - 1 or ''}")
+    stages.run("common", key_of(stages.key("sync"), last, sound), stands, make)
+
+
+def _matte_stage(
+    stages: Stages,
+    source: _Sources,
+    take: Take,
+    ingest: dict[str, Any],
+    output: Path,
+    report: Reporter,
+) -> dict[str, Any]:
+    k = take.camera
+    masks = output / "masks" / f"cam{k}"
+    mask = take.of(source.masks[k]) if source.masks else None
+
+    def stands(_: dict[str, Any]) -> bool:
+        return is_complete(masks, "png", ingest["frames"], missing_of(ingest))
+
+    name = None if mask is None else sha256_of(mask.path)
+    return stages.run(
+        f"matte{k or ''}",
+        key_of(stages.key(f"ingest{k or ''}"), MATTER, name),
+        stands,
+        lambda: make_masks(ingest, mask, output, report, source.change(k)),
+    )
+
+
+def _part(report: Reporter, takes: Sequence[Take], camera: int) -> Reporter:
+    """A listener that hears one camera's frames as part of all cameras'."""
+    done, total = (sum(take.frames for take in part) for part in (takes[:camera], takes))
+    return lambda progress: report(replace(progress, done=done + progress.done, total=total))
+
+
+def _track_stage(
+    stages: Stages,
+    source: _Sources,
+    ingests: Sequence[dict[str, Any]],
+    mattes: Sequence[dict[str, Any]],
+    output: Path,
+    config: CaptureConfig,
+    report: Reporter,
+) -> dict[str, Any]:
+    cameras = range(len(ingests))
+    focal = config.focal_widths(len(ingests))
+    known = None if source.placed is None else source.placed.calibration
+
+    def make() -> dict[str, Any]:
+        start = time.perf_counter()
+        frames, fps = ingests[0]["frames"], ingests[0]["fps"]
+        report(Progress("track", 0, frames))
+        pictures = [Pictures(output, v["width"], v["height"], k) for k, v in enumerate(ingests)]
+        landmarks = [Landmarks.load(output / f"landmarks{k or ''}.safetensors") for k in cameras]
+        scales = [one.working_scale for one in pictures]
+        splits = Splits.default(frames)
+        footage = [
+            Footage(
+                _scaled(landmarks[k], scales[k]),
+                lambda frame, k=k: pictures[k].working(frame)[0],
+                pictures[k].working_mask,
+                *pictures[k].working_size,
+                missing=missing_of(ingests[k]),
+                focal_widths=focal[k],
+            )
+            for k in cameras
+        ]
+        fitted = fit_track(
+            footage,
+            fps=fps,
+            splits=splits,
+            calibration=None if known is None else _at_working_size(known, pictures),
+            report=report,
+            config=config.track,
+        )
+        track = in_stored_pixels(fitted.track, scales)
+        main = track.main
+        judged = judge_several(landmarks[main], track, mattes[main]["looks"]["sharpness"])
+        check_enough(judged, splits)
+        gains, unmatched = match_colours(
+            [footage[k].frame for k in cameras], [one.landmarks for one in footage], main
+        )
+        replace(track, valid=torch.from_numpy(judged.valid)).save(output / "track.safetensors")
+        names = ", ".join(source.videos[k].name for k in unmatched)
+        return {
+            "focal": focal_found(fitted, scales[main]),
+            "invalid": judged.reasons,
+            "gains": [list(gain) for gain in gains],
+            "warnings": [
+                f"{names} shares too little skin with the main camera to match its colours: they are "
+                f"used as they are."
+            ]
+            if unmatched
+            else [],
+            "seconds": {"track": time.perf_counter() - start},
+        }
+
+    cameras_known = None if known is None else [known.K.tolist(), known.T_cam_world.tolist()]
+    keys = [stages.key(f"matte{k or ''}") for k in cameras]
+    metric = None if known is None else known.metric
+    key = key_of(keys, TRACKER, asdict(config.track), focal, cameras_known, metric)
+    return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
+
+
+def _scaled(landmarks: Landmarks, scale: float) -> Landmarks:
+    return Landmarks(landmarks.points * scale, landmarks.valid)
+
+
+def _at_working_size(known: Calibration, pictures: Sequence[Pictures]) -> Calibration:
+    """Return the cameras in pixels of the pictures that the tracker is given."""
+    K = known.K.clone()
+    for k, one in enumerate(pictures):
+        K[k, :2] *= one.working_scale
+    return replace(known, K=K, sizes=tuple(one.working_size for one in pictures))
+
+
+def _check_views(source: _Sources, ingests: Sequence[dict[str, Any]], output: Path) -> None:
+    """Refuse a camera that hardly sees the face when the others do: nothing would place it."""
+    found = [
+        Landmarks.load(output / f"landmarks{k or ''}.safetensors").valid.numpy()
+        for k in range(len(ingests))
+    ]
+    begin, end = Splits.default(len(found[0])).train
+    shared = np.array([[int((a & b)[begin:end].sum()) for b in found] for a in found])
+    # The largest group of cameras that hang together; what is outside of it is named.
+    first = int(np.where(np.eye(len(found), dtype=bool), 0, shared).sum(1).argmax())
+    group, more = set(), {first}
+    while more:
+        group |= more
+        more = {int(j) for i in group for j in np.flatnonzero(shared[i] >= TOO_FEW)} - group
+    for k in range(len(found)):
+        if k not in group or len(group) == 1:
+            most = max(shared[k][j] for j in range(len(found)) if j != k)
+            raise InputError(
+                f"{source.videos[k]} shows the face together with another camera in {most} frames at "
+                f"most, and cameras are found by the face, for which {TOO_FEW} training frames are "
+                f"needed. Turn towards it more, leave it out, or give --calibration."
+            )
+
+
+def _faceless(ingests: Sequence[dict[str, Any]], source: _Sources) -> list[str]:
+    return [
+        f"{source.videos[k].name} never shows a face: it is used for the back and the sides of the head."
+        for k, values in enumerate(ingests)
+        if not values["faces"]
+    ]
