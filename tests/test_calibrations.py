@@ -254,7 +254,7 @@ def test_a_distorted_picture_is_straightened() -> None:
     bent, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), own, np.array(camera.distortion))
     picture = np.zeros((720, 1280), np.float32)
     for x, y in bent[:, 0]:
-        cv2.circle(picture, (round(x * 16), round(y * 16)), 80, 255.0, -1, cv2.LINE_AA, 4)
+        cv2.circle(picture, (round(x * 16), round(y * 16)), 80, (255.0,), -1, cv2.LINE_AA, 4)
     straight = straightener(camera.K, camera.distortion, SIZE)(picture)
     for x, y, _ in rays:
         place = own @ [x, y, 1]

@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli": {"avatar", "capture", "configs", "viewer"},
     "avatar.cli_analyse": {"avatar"},
     "avatar.cli_bench": {"avatar", "capture", "configs", "viewer"},
+    "avatar.cli_capture": {"avatar", "capture"},
     "avatar.cli_common": {"avatar", "capture", "configs"},
     "avatar.cli_eval": {"avatar", "capture"},
     "avatar.cli_export": {"avatar"},

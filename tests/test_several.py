@@ -160,7 +160,7 @@ def test_given_masks_follow_their_clips(clips: list[Path], tmp_path: Path) -> No
 def test_a_calibration_straightens_frames_and_admits_a_camera_without_a_face(
     clips: list[Path], tmp_path: Path
 ) -> None:
-    hair = [cv2.GaussianBlur(view("left", k), None, 25) for k in range(LENGTH)]
+    hair = [cv2.GaussianBlur(view("left", k), (0, 0), 25) for k in range(LENGTH)]
     behind = write_clip(tmp_path / "behind.mp4", hair)
     videos = [clips[0], behind]
     with pytest.raises(InputError, match=r"behind\.mp4 shows (no face in any|the face together)"):

@@ -66,12 +66,12 @@ def test_sound_places_clips_to_milliseconds(seed: int) -> None:
         sound_signals(microphone(scene[round(s * RATE) : round((s + 7) * RATE)], seed * 10 + k))
         for k, s in enumerate(starts)
     ]
-    found = match(*sounds, "sound")
+    found = match(sounds[0], sounds[1], "sound")
     assert found is not None
     assert found.clear
     assert found.confidence > 0.2
     assert abs(found.lag_s - (starts[1] - starts[0])) < 0.004
-    back = match(*sounds[::-1], "sound")
+    back = match(sounds[1], sounds[0], "sound")
     assert back is not None
     assert abs(back.lag_s + found.lag_s) < 1e-3
 
@@ -233,7 +233,7 @@ def test_clips_apart_are_refused_by_name() -> None:
 
 
 def test_missing_frames_as_ranges() -> None:
-    assert ranges_of({5, 1, 2, 3, 9}) == [[1, 4], [5, 6], [9, 10]]
+    assert ranges_of(frozenset({5, 1, 2, 3, 9})) == [[1, 4], [5, 6], [9, 10]]
     assert missing_of({"missing": [[1, 4], [9, 10]]}) == frozenset({1, 2, 3, 9})
     assert missing_of({}) == frozenset()
 
