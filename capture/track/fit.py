@@ -26,8 +26,8 @@ from torch import Tensor
 from avatar.capture_data import Splits, Track
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
-from avatar.rig.arkit_basis import arkit_basis
-from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres, lattice_table
+from avatar.rig.face_model import DrawnFace, FaceModel
+from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.track.config import TrackConfig
 from capture.track.footage import Calibration, Footage
@@ -118,6 +118,7 @@ def fit_track(
     fps: float,
     splits: Splits,
     calibration: Calibration | None = None,
+    model: FaceModel | None = None,
     report: Reporter = ignore_progress,
     config: TrackConfig | None = None,
 ) -> Tracked:
@@ -129,6 +130,7 @@ def fit_track(
         splits: the rig is fitted on ``splits.train`` alone.
         calibration: the cameras, in the order of ``footage`` and in its pixels, where they are known;
             found from the face where None.
+        model: the family of faces to fit; the project's own drawn one where None.
         report: listener.
         config: settings.
 
@@ -141,7 +143,7 @@ def fit_track(
     """
     if len(footage) != 1 or calibration is not None:
         raise NotImplementedError("several cameras")
-    fit = _Fit(footage[0], fps, splits, report, config or TrackConfig())
+    fit = _Fit(footage[0], fps, splits, report, config or TrackConfig(), model or DrawnFace())
     with one_thread_a_call(), ThreadPoolExecutor(1) as pool:
         # The torso needs no more than where faces are: it fills a core while the bundle adjustment,
         # which knows but one, has the other.
@@ -167,6 +169,7 @@ class _Fit:
         splits: Splits,
         report: Reporter,
         config: TrackConfig,
+        model: FaceModel,
     ) -> None:
         self.landmarks, self.frame, self.mask = footage.landmarks, footage.frame, footage.mask
         self.fps, landmarks = fps, footage.landmarks
@@ -185,13 +188,13 @@ class _Fit:
         self.sigma = config.detection_sigma * float(wide.norm(dim=-1).median())
         self.start_focal = config.focal_widths * max(footage.width, footage.height)
         self.centre = (footage.width / 2, footage.height / 2)
-        self.generic = lattice_table().neutral
+        self.model, self.generic = model, model.neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
         self.camera = Pinhole(self.start_focal, self.centre)
         self.start = initial_pose(self.generic, self.detected, self.camera)
         best = int(frontality(self.start.R[self.train]).argmax())
         self.reference = int(self.index[self.train[best]])
-        self.rigid = RigidFit(config, self.generic, self.sigma, self.start_focal, self.workers)
+        self.rigid = RigidFit(config, model, self.sigma, self.start_focal, self.workers)
         self.focal_sigma = config.focal_spread
         self.steps = 1 + config.anchor_rounds + (2 if config.anchor_rounds else 1) + 2
         self.done = 0
@@ -217,7 +220,8 @@ class _Fit:
         )
 
     def _lattice_prior(self, lattice: Tensor) -> LatticePrior:
-        return lattice_prior(self.generic, lattice, self.config.bend_m, self.config.asymmetry_m)
+        likely = self.model.likely(lattice)
+        return lattice_prior(likely, lattice, self.config.bend_m, self.config.asymmetry_m)
 
     def _detections(self, rig: Rig, frames: Frames, index: Tensor | slice = ALL) -> Observations:
         """The detected points of the frames ``index``, which ``frames`` holds."""
@@ -226,9 +230,9 @@ class _Fit:
 
     def on_landmarks(self) -> tuple[Rig, Frames]:
         """Fit the rig and the key frames to the detected points, the focal length held."""
-        rig = Rig(self.camera, self.generic, arkit_basis(self.generic), self.generic[:0])
+        rig = Rig(self.camera, self.generic, self.model.shapes(self.generic), self.generic[:0])
         self.keys = keys = spread_frames(self.start, self.train, self.config.keyframes)
-        frames = Frames(self.start[keys], torch.zeros(len(keys), len(ARKIT_NAMES)))
+        frames = Frames(self.start[keys], torch.zeros(len(keys), len(rig.basis)))
         for _ in range(2):
             solved = bundle_adjust(
                 rig.lattice,
@@ -241,7 +245,7 @@ class _Fit:
                 scale=ROBUST,
             )
             lattice, pose = normalise(solved.lattice, solved.pose, self.generic)
-            rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
+            rig = replace(rig, lattice=lattice, basis=self.model.shapes(lattice))
             frames = replace(frames, pose=pose)
             found = self._solve(rig, frames, self._detections(rig, frames, keys), 8)
             frames = Frames(found.pose, found.coefficients)
@@ -289,7 +293,7 @@ class _Fit:
                 )  # fmt: skip
                 frames = replace(frames, pose=pose)
             assert spread is not None
-            rig = replace(rig, basis=arkit_basis(rig.lattice))
+            rig = replace(rig, basis=self.model.shapes(rig.lattice))
             detected = self.detected[keys][..., :2]
             if round_ > 0:  # before that, what is left over is the landmark fit's own error
                 slide = Slide.learnt(detected - frames.points(rig), frames.pose)
@@ -334,7 +338,7 @@ class _Fit:
         if shut > -0.02:
             return rig, frames
         lattice = rig.lattice + shut * rig.basis[jaw]
-        rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
+        rig = replace(rig, lattice=lattice, basis=self.model.shapes(lattice))
         solved = self._solve(rig, frames, seen, 8, pose_prior=hold)
         return rig, replace(frames, coefficients=solved.coefficients)
 
@@ -508,7 +512,8 @@ class _Fit:
         T_cam_world, T_world_head = world_frame(pose)
         focal, (cx, cy) = rig.camera.focal, rig.camera.centre
         valid = self.landmarks.valid
-        names = [f"personal{k:02d}" for k in range(rig.basis.shape[0] - len(ARKIT_NAMES))]
+        named = self.model.expression_names
+        names = [f"personal{k:02d}" for k in range(rig.basis.shape[0] - len(named))]
         track = Track(
             K=torch.tensor([[[focal, 0, cx], [0, focal, cy], [0, 0, 1]]]),
             T_cam_world=T_cam_world[None],
@@ -522,8 +527,8 @@ class _Fit:
             landmarks_px=self.landmarks.points[..., :2] * valid[:, None, None],
             residual_px=fill(error, self.index, total),
             valid=valid,
-            expression_names=(*ARKIT_NAMES, *names),
-            rig="lattice",
+            expression_names=(*named, *names),
+            rig=self.model.name,
             fps=self.fps,
         )
         torso = place_torso(track, motion, self.reference)

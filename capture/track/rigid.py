@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avatar.rig.face_model import FaceModel
 from avatar.rig.lattice import POINTS, SKIN_POINTS
 from capture.track.config import TrackConfig
 from capture.track.head import Rig
@@ -47,8 +48,8 @@ class RigidFit:
     """What stays the same through all rigid fits of a clip."""
 
     config: TrackConfig
-    generic: Tensor
-    """[478, 3] the generic lattice."""
+    model: FaceModel
+    """The family of faces to fit."""
     sigma: float
     """Of a detected point, pixels."""
     start_focal: float
@@ -117,7 +118,10 @@ class RigidFit:
         weight = self.weight(trust, spread)
         prior = head_prior(
             lattice_prior(
-                self.generic, rig.lattice, self.config.bend_m, self.config.asymmetry_m
+                self.model.likely(rig.lattice),
+                rig.lattice,
+                self.config.bend_m,
+                self.config.asymmetry_m,
             ),
             shell,
         )  # fmt: skip
@@ -168,7 +172,7 @@ class RigidFit:
         believed = conditional(prior, others, deciding, head[deciding])
         head[others] = solve(others, believed, 3, free_pose=False).lattice
         spread = learnt(torch.arange(len(head)))
-        head, pose = normalise(head, pose, self.generic)
+        head, pose = normalise(head, pose, self.model.neutral)
         rig = Rig(camera, head[:POINTS], rig.basis, head[POINTS:])
         return rig, pose, spread, focal_sigma
 

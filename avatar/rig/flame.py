@@ -1,0 +1,2 @@
+FLAME_TENSORS = {}
+FlameRig = None
