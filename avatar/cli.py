@@ -36,6 +36,7 @@ from avatar.cli_film import need_no_background, write_film
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_inspect import inspect_file
 from avatar.cli_live import send
+from avatar.cli_rig import rig as rig_command
 from avatar.cli_say import listen, say
 from avatar.cli_tools import doctor, sample
 from avatar.cli_view import view
@@ -161,6 +162,7 @@ def capture(
     mirrored: bool = False,
     max_side: int = 4096,
     focal_mm: float | None = None,
+    rig: str = "lattice",
     overwrite: bool = False,
     guide: bool = False,
 ) -> None:
@@ -174,6 +176,7 @@ def capture(
         max_side: longer side of the stored frames, pixels; larger ones are scaled down.
         focal_mm: the camera's focal length in 35 mm equivalents (about 26 for a phone's main camera, 24 for
             its front one); found in the clip where not given.
+        rig: the head model to fit: lattice, or the name of an imported one (avatar rig list).
         overwrite: replace what another clip left in the output folder.
         guide: print the page to follow when filming (what to do, for how long) and do nothing else.
     """
@@ -197,6 +200,7 @@ def capture(
             mirrored=mirrored,
             max_side=max_side,
             focal_mm=focal_mm,
+            rig=rig,
             overwrite=overwrite,
         )
     console.print(f"{captured.frames} frames at {captured.fps:g} frames/s in {output}.")
@@ -359,6 +363,7 @@ app.command(name="analyse")(analyse)
 app.command(name="say")(say)
 app.command(name="listen")(listen)
 app.command(name="train-voice")(train_voice)
+app.command(name="rig")(rig_command)
 
 
 def main() -> None:

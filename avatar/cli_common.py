@@ -67,13 +67,16 @@ def captured_clip(
     mirrored: bool = False,
     max_side: int | None = None,
     focal_mm: float | None = None,
+    rig: str = "lattice",
     overwrite: bool = False,
 ) -> Capture:
     """Capture a clip, or open what is captured of it already; raises InputError for what cannot be."""
     from capture.ingest import MIN_SIDE
     from capture.pipeline import CaptureConfig, capture_video
 
-    config = CaptureConfig(mask=mask, mirrored=mirrored, focal_mm=focal_mm, overwrite=overwrite)
+    config = CaptureConfig(
+        mask=mask, mirrored=mirrored, focal_mm=focal_mm, rig=rig, overwrite=overwrite
+    )
     if max_side is not None:
         if max_side < MIN_SIDE:
             raise InputError(

@@ -13,6 +13,7 @@ import torch
 from avatar import __version__
 from avatar.capture_data import Capture, Landmarks, Splits, Track
 from avatar.checks import InputError
+from avatar.rig.rig_store import LATTICE, open_rig, rig_sha256
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.folder import (
     Pictures,
@@ -64,6 +65,9 @@ class CaptureConfig:
     """The camera's focal length as its maker states it, in 35 mm equivalents: the picture's longer side
     taken for 36 mm. None finds it in the clip, which a short one or a head that hardly turns tells only
     to about a tenth."""
+    rig: str = LATTICE
+    """The head model whose faces and expressions are fitted: the project's own ``"lattice"``, or the name
+    of an imported one (``avatar rig list``)."""
     overwrite: bool = False
     """Replace the capture of another video, or a damaged one, in the same folder instead of
     refusing. A folder that holds anything but a capture is refused all the same."""
@@ -111,6 +115,8 @@ def capture_video(
             f"--focal-mm must lie between {SHORTEST_MM:g} and {LONGEST_MM:g} (35 mm equivalents, about 26 "
             f"for a phone's main camera); got {config.focal_mm:g}. Leave it out to find it in the clip."
         )
+    if config.rig != LATTICE:
+        open_rig(config.rig)  # said now, not after minutes of work
     clip = probe(video, config.ingest)
     mask = None if config.mask is None else probe(Path(config.mask), config.ingest)
     sha256 = sha256_of(video)
@@ -118,7 +124,7 @@ def capture_video(
         stages = claim(output, sha256, config.overwrite)
         ingest = _ingest_stage(stages, clip, output, config, report)
         matte = _matte_stage(stages, ingest, mask, output, report)
-        track = _track_stage(stages, ingest, matte, output, config.track, report)
+        track = _track_stage(stages, ingest, matte, output, config.track, config.rig, report)
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             finish(clip, sha256, ingest, matte, track, output)
     return Capture(output)
@@ -161,6 +167,7 @@ def _track_stage(
     matte: dict[str, Any],
     output: Path,
     config: TrackConfig,
+    rig: str,
     report: Reporter,
 ) -> dict[str, Any]:
     def make() -> dict[str, Any]:
@@ -182,6 +189,7 @@ def _track_stage(
             ],
             fps=ingest["fps"],
             splits=splits,
+            model=None if rig == LATTICE else open_rig(rig).face,
             report=report,
             config=config,
         )
@@ -207,7 +215,9 @@ def _track_stage(
             "seconds": {"track": time.perf_counter() - start},
         }
 
-    key = key_of(stages.key("matte"), TRACKER, asdict(config))
+    # A capture of the default rig keeps the key that it had before there were others.
+    others = () if rig == LATTICE else (rig, rig_sha256(rig))
+    key = key_of(stages.key("matte"), TRACKER, asdict(config), *others)
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 
