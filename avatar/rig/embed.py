@@ -66,7 +66,9 @@ class Embedding:
         return (corners * self.barycentric[:, :, None].to(field.dtype)).sum(-2)
 
 
-def lay_lattice(mesh: Mesh, known: Tensor, places: Tensor, trust: Tensor | None = None) -> Embedding:
+def lay_lattice(
+    mesh: Mesh, known: Tensor, places: Tensor, trust: Tensor | None = None
+) -> Embedding:
     """Find the lattice's skin points on a mesh.
 
     Args:
@@ -164,7 +166,7 @@ def closest(
     far = far.masked_fill(~allowed[:, triangles].all(-1), torch.inf)
     near = far.topk(min(NEAREST, len(triangles)), dim=1, largest=False)
     corners = vertices[triangles[near.indices]]
-    weights = nearest_in_triangle(points[:, None].expand(corners.shape[:2] + (3,)), corners)
+    weights = nearest_in_triangle(points[:, None].expand((*corners.shape[:2], 3)), corners)
     places = (weights[..., None] * corners).sum(-2)
     gap = (places - points[:, None]).square().sum(-1)
     gap = gap.masked_fill(near.values.isinf(), torch.inf)

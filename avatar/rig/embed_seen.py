@@ -56,9 +56,7 @@ def seen_places(
         colours[ball.numpy()] = EYE_COLOUR
         colours[iris.numpy()] = IRIS_COLOUR
     mesh = vertices.double().numpy()
-    places, often = find_points(
-        detect, mesh, mesh, triangles.numpy(), colours, range(SKIN_POINTS)
-    )
+    places, often = find_points(detect, mesh, mesh, triangles.numpy(), colours, range(SKIN_POINTS))
     seen = torch.from_numpy(often > OFTEN)
     if int(seen.sum()) < SKIN_POINTS // 2:
         raise InputError(

@@ -29,7 +29,6 @@ from avatar.rig.lattice import (
     POINTS,
     REGIONS,
     SKIN_POINTS,
-    eyeball_centres,
     lattice_table,
 )
 from avatar.rig.similarity import similarity
@@ -260,8 +259,8 @@ def place(
         radius = float(ball.norm(dim=-1).median())
         depth = max(radius**2 - (IRIS_DIAMETER_M / 2) ** 2, 0.0) ** 0.5
         wide = float((generic[iris[1]] - generic[iris[3]]).norm())
-        lattice[iris] = ring * (IRIS_DIAMETER_M / wide) + centre
-        lattice[iris, 2] += depth
+        # At rest the model looks along its own z, not the head frame's.
+        lattice[iris] = ring * (IRIS_DIAMETER_M / wide) + centre + depth * turn[:, 2]
     return Placed(T, embedding, lattice)
 
 
@@ -293,8 +292,3 @@ def turn_eyes(vertices: Tensor, part: Tensor, eyeballs: Tensor, turns: Tensor) -
         turned = arm @ turns[..., eye, :, :].transpose(-1, -2) + eyeballs[eye]
         out = out.index_copy(-2, rows, turned)
     return out
-
-
-def eyes_of(lattice: Tensor) -> Tensor:
-    """Return where eyeballs turn on a lattice; ``lattice.eyeball_centres``, spelled for rigs."""
-    return eyeball_centres(lattice)

@@ -156,10 +156,7 @@ LOOKS = {
 """Gaze shapes to the left eye's turn: to the left and up, rad; the right eye's are mirrored."""
 
 
-
-def _meeting(
-    draw: Drawing, side: str, neutral: Tensor, lattice: Tensor
-) -> Tensor:
+def _meeting(draw: Drawing, side: str, neutral: Tensor, lattice: Tensor) -> Tensor:
     """What a blink must add so that the lids end as far apart as on the face it was sculpted for.
 
     Args:

@@ -47,7 +47,9 @@ def read_flame(path: Path) -> tuple[FlameModel, Tensor]:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in LAYOUT if key in file.files}
         except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError, KeyError) as error:
-            raise InputError(f"{path} cannot be read as an .npz file ({error}). {REMEDY}") from error
+            raise InputError(
+                f"{path} cannot be read as an .npz file ({error}). {REMEDY}"
+            ) from error
     else:
         arrays = read_arrays(path, tuple(LAYOUT))
     return _checked(path, arrays)

@@ -87,7 +87,9 @@ class _Function:
             return _Array()
         if self.kind == "text" and len(arguments) == 2 and isinstance(arguments[0], str):
             return arguments[0].encode("latin1")  # how protocol 2 spells bytes
-        if self.kind == "object" and len(arguments) == 3:  # copyreg's _reconstructor(type, base, state)
+        if (
+            self.kind == "object" and len(arguments) == 3
+        ):  # copyreg's _reconstructor(type, base, state)
             made = arguments[0]
             if isinstance(made, type) and issubclass(made, _Shell) and arguments[1] is _Base:
                 return made()

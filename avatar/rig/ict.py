@@ -194,9 +194,7 @@ def _order(path: Path, names: list[str]) -> list[int]:
     return [names.index(name) for name in NAMES]
 
 
-def _checked(
-    path: Path, neutral: Any, triangles: Any, expression: Any, identity: Any
-) -> IctArrays:
+def _checked(path: Path, neutral: Any, triangles: Any, expression: Any, identity: Any) -> IctArrays:
     """Check shapes, kinds and ranges."""
     for name, array, dims in (
         ("neutral", neutral, 2), ("tri", triangles, 2), ("expr", expression, 3), ("ident", identity, 3)
@@ -218,9 +216,7 @@ def _checked(
             )
     if not len(triangles) or triangles.min() < 0 or triangles.max() >= VERTICES:
         raise InputError(f"{path}: 'tri' names vertices that the model does not have. {ADVICE}")
-    return IctArrays(
-        neutral.astype(np.float32), triangles.astype(np.int64), expression, identity
-    )
+    return IctArrays(neutral.astype(np.float32), triangles.astype(np.int64), expression, identity)
 
 
 NEUTRAL_OBJ = "generic_neutral_mesh.obj"
@@ -228,9 +224,7 @@ NEUTRAL_OBJ = "generic_neutral_mesh.obj"
 
 def _from_clone(path: Path) -> IctArrays:
     """Read the OBJ files of a clone: FaceXModel/generic_neutral_mesh.obj, NAME.obj, identityNNN.obj."""
-    home = next(
-        (p for p in (path, path / "FaceXModel") if (p / NEUTRAL_OBJ).is_file()), None
-    )
+    home = next((p for p in (path, path / "FaceXModel") if (p / NEUTRAL_OBJ).is_file()), None)
     if home is None:
         raise InputError(f"{path} has no {NEUTRAL_OBJ}, nor has its folder FaceXModel. {ADVICE}")
     neutral, triangles = read_obj(home / NEUTRAL_OBJ)

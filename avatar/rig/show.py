@@ -49,7 +49,7 @@ def picture_of(rig: ExternalRig) -> np.ndarray:
         for name, value in named.items():
             expression[ARKIT_INDEX[name]] = value
         posed = rig.vertices(expression).double().numpy()
-        view = look(posed, triangles, centre, 1.2 * width, turned(*angles))
+        view = look(posed, triangles, centre, 0.75 * width, turned(*angles))
         picture = paint(view, colours)
         points = (lattice + torch.einsum("e,elc->lc", expression, basis)).double().numpy()
         seen = points @ view.camera[:, :3].T + view.camera[:, 3]
