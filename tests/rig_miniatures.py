@@ -153,7 +153,9 @@ def flame_arrays() -> dict[str, np.ndarray]:
         "v_template": whole,
         "f": np.concatenate(triangles).astype(np.uint32),
         "shapedirs": shapes,
-        "posedirs": 1e-4 * random.normal(size=(count, 3, 36)) * (np.arange(count) < n)[:, None, None],
+        "posedirs": 1e-4
+        * random.normal(size=(count, 3, 36))
+        * (np.arange(count) < n)[:, None, None],
         "J_regressor": regressor,
         "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.int64),
         "weights": weights,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rig_miniatures import head_of, ict_arrays, ict_clone
 
 from avatar.checks import InputError
 from avatar.rig import Rig, rig_store
@@ -21,7 +22,6 @@ from avatar.rig.ict import IctRig, make_ict, read_ict, read_obj
 from avatar.rig.ict_layout import EYEBALLS, LANDMARKS, LATTICE_POINTS, NAMES
 from avatar.rig.lattice import SKIN_POINTS, lattice_table
 from avatar.tensorfile import read_tensors, write_tensors
-from rig_miniatures import head_of, ict_arrays, ict_clone
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -142,7 +142,8 @@ def test_obj_polygons_become_fans(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "v 1 2\n", "v a b c\n", "v 0 0 0\nf 1 2 3\n", "v 0 0 0\nf 1 x 3\n", "f 1 2 3\n", "\xff"]
+    "text",
+    ["", "v 1 2\n", "v a b c\n", "v 0 0 0\nf 1 2 3\n", "v 0 0 0\nf 1 x 3\n", "f 1 2 3\n", "\xff"],
 )
 def test_what_is_no_obj(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.obj"

@@ -177,7 +177,8 @@ def _array(value: Any, depth: int = 0) -> np.ndarray:
         content = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(content, bytes) or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("its content is not numbers")
-        return np.frombuffer(content, kind).reshape(tuple(shape), order="F" if fortran else "C")
+        flat = np.frombuffer(content, kind) if content else np.zeros(0, kind)
+        return flat.reshape(tuple(shape), order="F" if fortran else "C")
     if isinstance(value, _Csc | _Csr):
         return _dense(value, depth)
     if isinstance(value, _Chumpy):
