@@ -136,7 +136,7 @@ def flame_arrays() -> dict[str, np.ndarray]:
         at += 300
     ears = neutral[[454, 234]].mean(0).numpy()
     joints = np.stack([
-        [0, -0.1, -0.03], [0, -0.06, -0.02], ears + [0.0, -0.008, -0.018], *centres()
+        [0, -0.1, -0.03], [0, -0.06, -0.02], ears + np.array([0.0, -0.008, -0.018]), *centres()
     ])  # fmt: skip
     whole[-5:] = joints
     regressor = np.zeros((5, count))

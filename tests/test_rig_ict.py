@@ -148,7 +148,7 @@ def test_obj_polygons_become_fans(tmp_path: Path) -> None:
 def test_what_is_no_obj(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.obj"
     path.write_text(text, encoding="latin1")
-    with pytest.raises(InputError, match="a.obj"):
+    with pytest.raises(InputError, match=r"a\.obj"):
         read_obj(path)
 
 
@@ -230,7 +230,7 @@ def test_rig_files_that_are_none(mini: IctRig, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match="a.safetensors"):
+        with pytest.raises(InputError, match=r"a\.safetensors"):
             load_rig(path)
 
 
@@ -244,11 +244,11 @@ def test_import_list_open_remove(npz, store) -> None:
     assert rig_store.rig_names() == ["anna", "ict"]
     assert rig_store.open_rig("anna").name == "anna"
     assert len(rig_store.rig_sha256("ict")) == 64
-    with pytest.raises(InputError, match="'anna' is imported already.*--overwrite"):
+    with pytest.raises(InputError, match=r"'anna' is imported already.*--overwrite"):
         rig_store.import_rig(npz, "anna", no_detector)
     rig_store.import_rig(npz, "anna", no_detector, replace=True)
     rig_store.remove_rig("anna")
-    with pytest.raises(InputError, match="'anna'.*There are: lattice, ict.*avatar rig import"):
+    with pytest.raises(InputError, match=r"'anna'.*There are: lattice, ict.*avatar rig import"):
         rig_store.open_rig("anna")
     rig_store.remove_rig("ict")
     with pytest.raises(InputError, match="None is imported"):
@@ -277,7 +277,7 @@ def test_where_rigs_are_kept(monkeypatch, tmp_path) -> None:
 def test_files_of_other_kinds(content, tmp_path, store) -> None:
     path = tmp_path / "head.obj"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="head.obj"):
+    with pytest.raises(InputError, match=r"head\.obj"):
         rig_store.import_rig(path, None, no_detector)
     with pytest.raises(InputError, match="does not exist"):
         rig_store.import_rig(tmp_path / "none.npz", None, no_detector)
@@ -285,7 +285,7 @@ def test_files_of_other_kinds(content, tmp_path, store) -> None:
     with pytest.raises(InputError, match="it holds weights"):
         rig_store.import_rig(tmp_path / "a.npz", None, no_detector)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="generic_neutral_mesh.obj"):
+    with pytest.raises(InputError, match=r"generic_neutral_mesh\.obj"):
         rig_store.import_rig(tmp_path / "empty", None, no_detector)
 
 

@@ -85,6 +85,8 @@ class _Function:
     def __call__(self, *arguments: Any) -> Any:
         if self.kind == "array":  # numpy's _reconstruct(type, shape, kind)
             return _Array()
+        if self.kind == "empty" and not arguments:  # how protocol 2 spells no bytes
+            return b""
         if self.kind == "text" and len(arguments) == 2 and isinstance(arguments[0], str):
             return arguments[0].encode("latin1")  # how protocol 2 spells bytes
         if (
@@ -110,6 +112,8 @@ _NAMES: dict[tuple[str, str], type[_Shell] | str] = {
     ("__builtin__", "object"): _Base,
     ("builtins", "object"): _Base,
     ("_codecs", "encode"): "text",
+    ("__builtin__", "bytes"): "empty",
+    ("builtins", "bytes"): "empty",
     **{(f"scipy.sparse{part}", "csc_matrix"): _Csc for part in ("", ".csc", "._csc")},
     **{(f"scipy.sparse{part}", "csr_matrix"): _Csr for part in ("", ".csr", "._csr")},
 }
