@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from avatar.model.avatar import Avatar
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import arkit_basis
 from avatar.rig.face_model import DrawnFace, FaceModel, SculptedFace
@@ -104,3 +105,15 @@ def test_irises_turn_about_the_persons_eyes() -> None:
             iris = list(REGIONS[f"iris_{side.lower()}"])
             torch.testing.assert_close(shapes[k, iris], drawn[k, iris], atol=1e-6, rtol=0)
             assert float(shapes[k, iris].norm(dim=-1).min()) > 0.002
+
+
+def test_avatars_carry_the_rigs_name(tiny_avatar, tmp_path) -> None:
+    """The head model itself is not needed to open them."""
+    assert tiny_avatar.header.get("rig", "lattice") == "lattice"
+    kept = tiny_avatar.header.copy()
+    tiny_avatar.header["rig"] = "ict"
+    try:
+        tiny_avatar.save(tmp_path / "me.avatar")
+    finally:
+        tiny_avatar.header = kept
+    assert Avatar.load(tmp_path / "me.avatar").header["rig"] == "ict"

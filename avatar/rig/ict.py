@@ -260,8 +260,10 @@ def read_obj(path: Path, *, faces: bool = True) -> tuple[np.ndarray, np.ndarray]
     """
     try:
         lines = path.read_text("ascii").splitlines()
-        rows = [line.split()[1:4] for line in lines if line.startswith("v ")]
-        vertices = np.array(rows, np.float32).reshape(-1, 3)
+        rows = [line[2:] for line in lines if line.startswith("v ")]
+        vertices = np.loadtxt(rows or ["0 0 0"], np.float32, usecols=(0, 1, 2), ndmin=2)[
+            : len(rows)
+        ]
         triangles: list[tuple[int, int, int]] = []
         for line in lines if faces else ():
             if line.startswith("f "):
