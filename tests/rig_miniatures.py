@@ -103,8 +103,16 @@ def ict_clone(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
     rows = arrays["neutral"].astype(np.float64)
     faces = "".join(f"f {a}/1/1 {b}/1/1 {c}/1/1\n" for a, b, c in (arrays["tri"] + 1).tolist())
 
+    def line(x: float, y: float, z: float) -> str:
+        return f"v {x:.6g} {y:.6g} {z:.6g}\n"
+
+    still = [line(*row) for row in rows.tolist()]
+
     def write(name: str, vertices: np.ndarray, more: str) -> None:
-        text = "".join(f"v {x:.6g} {y:.6g} {z:.6g}\n" for x, y, z in vertices.tolist())
+        lines = still.copy()  # most vertices lie still in most shapes
+        for k in np.nonzero((vertices != rows).any(1))[0]:
+            lines[k] = line(*vertices[k])
+        text = "".join(lines)
         (home / f"{name}.obj").write_text("# miniature\nvt 0 0\nvn 0 0 1\n" + text + more)
 
     write("generic_neutral_mesh", rows, faces)
