@@ -49,14 +49,17 @@ TRACK_TENSORS = {
 
 
 RIG = "lattice"
-"""The rig that captures and avatars of this program have: the face lattice."""
+"""The rig that captures and avatars have unless they say otherwise: the face lattice."""
+RIGS = (RIG, "ict", "flame")
+"""Rigs that this program knows. Whichever it is, tracks and avatars hold the lattice's points and shapes,
+so that nothing but the tracker needs the head model itself."""
 
 
 def need_rig(path: Path, rig: Any, remedy: str) -> None:
     """Raise InputError unless a file's header names the rig that this program knows."""
-    if rig != RIG:
+    if rig not in RIGS:
         raise InputError(
-            f"{path} was made with the rig {rig!r}, but this program knows {RIG!r} alone. Open it with "
+            f"{path} was made with the rig {rig!r}, but this program knows {', '.join(RIGS)}. Open it with "
             f"the headsplat that made it, or make it again. {remedy}"
         )
 
@@ -106,7 +109,7 @@ class Track:
     expression_names: tuple[str, ...]
     """E names; the first 52 are Apple's."""
     rig: str
-    """Name of the rig that made the lattice: ``RIG``."""
+    """The rig whose faces and expressions were fitted: one of ``RIGS``."""
     fps: float
     """Frames a second."""
     main: int = 0
@@ -152,7 +155,7 @@ class Track:
         return Track(
             **{name: tensors[name] for name in TRACK_TENSORS},
             expression_names=tuple(str(name) for name in names),
-            rig=RIG,
+            rig=str(header.get("rig", RIG)),
             fps=float(header.get("fps", 25.0)),
             main=main,
         )

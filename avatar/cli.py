@@ -37,6 +37,7 @@ from avatar.cli_film import need_no_background, write_film
 from avatar.cli_fit import claim_run, fit_run
 from avatar.cli_inspect import inspect_file
 from avatar.cli_live import send
+from avatar.cli_rig import rig as rig_command
 from avatar.cli_say import listen, say
 from avatar.cli_tools import doctor, sample
 from avatar.cli_view import view
@@ -310,6 +311,7 @@ app.command(name="analyse")(analyse)
 app.command(name="say")(say)
 app.command(name="listen")(listen)
 app.command(name="train-voice")(train_voice)
+app.command(name="rig")(rig_command)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ def capture(
     offsets: tuple[float, ...] = (),
     calibration: Path | None = None,
     calibration_unit: Literal["m", "cm", "mm", "arbitrary"] | None = None,
+    rig: str = "lattice",
     overwrite: bool = False,
     guide: bool = False,
 ) -> None:
@@ -51,6 +52,7 @@ def capture(
         calibration: the cameras, where they are known: transforms.json (nerfstudio, Blender), a COLMAP folder
             (text or binary), or an OpenCV yml or xml file; matched to the clips by name, else by order.
         calibration_unit: its unit of length; metres where not given, for COLMAP arbitrary.
+        rig: the head model to fit: lattice, or the name of an imported one (avatar rig list).
         overwrite: replace what another clip left in the output folder.
         guide: print the page to follow when filming (what to do, for how long) and do nothing else.
     """
@@ -83,6 +85,7 @@ def capture(
             offsets=offsets or None,
             calibration=calibration,
             calibration_unit=calibration_unit,
+            rig=rig,
             overwrite=overwrite,
         )
     cameras = f", {len(captured.cameras)} cameras" if len(captured.cameras) > 1 else ""

@@ -29,7 +29,6 @@ from capture.matting import make_masks
 from capture.settings import CaptureConfig as CaptureConfig  # part of this module's interface
 from capture.several import capture_several
 from capture.summary import Filmed, finish
-from capture.track.config import TrackConfig
 from capture.track.fit import fit_track
 from capture.track.footage import Footage
 from capture.tracking import MATTER, TRACKER, check_enough, focal_found, in_stored_pixels
@@ -79,7 +78,7 @@ def capture_video(
         stages = claim(output, sha256, config.overwrite)
         frames = _ingest_stage(stages, clip, output, ingest, report)
         matte = _matte_stage(stages, frames, mask, output, report)
-        track = _track_stage(stages, frames, matte, output, config.track, report)
+        track = _track_stage(stages, frames, matte, output, config, report)
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             finish([Filmed(clip, frames, matte)], sha256, track, output)
     return Capture(output)
@@ -121,7 +120,7 @@ def _track_stage(
     ingest: dict[str, Any],
     matte: dict[str, Any],
     output: Path,
-    config: TrackConfig,
+    config: CaptureConfig,
     report: Reporter,
 ) -> dict[str, Any]:
     def make() -> dict[str, Any]:
@@ -143,8 +142,9 @@ def _track_stage(
             ],
             fps=ingest["fps"],
             splits=splits,
+            model=config.face,
             report=report,
-            config=config,
+            config=config.track,
         )
         track = in_stored_pixels(fitted.track, [scale])
         judged = judge_frames(
@@ -163,5 +163,5 @@ def _track_stage(
             "seconds": {"track": time.perf_counter() - start},
         }
 
-    key = key_of(stages.key("matte"), TRACKER, asdict(config))
+    key = key_of(stages.key("matte"), TRACKER, asdict(config.track), *config.rig_key())
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from avatar.checks import InputError
+from avatar.rig.face_model import FaceModel
+from avatar.rig.rig_store import LATTICE, open_rig, rig_sha256
 from capture.ingest import IngestConfig
 from capture.track.config import TrackConfig
 
@@ -51,6 +53,9 @@ class CaptureConfig:
     face."""
     calibration_unit: str | None = None
     """Its unit of length: m, cm, mm or arbitrary; None takes what is usual of its kind."""
+    rig: str = LATTICE
+    """The head model whose faces and expressions are fitted: the project's own ``"lattice"``, or the name
+    of an imported one (``avatar rig list``)."""
     overwrite: bool = False
     """Replace the capture of another video, or a damaged one, in the same folder instead of
     refusing. A folder that holds anything but a capture is refused all the same."""
@@ -82,6 +87,15 @@ class CaptureConfig:
         each = stated * cameras if len(stated) == 1 else stated or (None,) * cameras
         return [None if value is None else value / 36 for value in each]
 
+    @property
+    def face(self) -> FaceModel | None:
+        """The rig's family of faces; None for the default one."""
+        return None if self.rig == LATTICE else open_rig(self.rig).face
+
+    def rig_key(self) -> tuple[str, ...]:
+        """What of the rig a track's key holds; nothing of the default one, as before there were others."""
+        return () if self.rig == LATTICE else (self.rig, rig_sha256(self.rig))
+
     def masks(self) -> tuple[Path, ...]:
         """The mask clips, none where the masks are to be made."""
         return tuple(Path(path) for path in _all_of(self.mask))
@@ -89,6 +103,8 @@ class CaptureConfig:
     def check(self, videos: Sequence[Path]) -> None:
         """Raise InputError where what is stated for each clip does not fit the clips."""
         count = len(videos)
+        if self.rig != LATTICE:
+            open_rig(self.rig)  # said now, not after minutes of work
         for stated in _all_of(self.focal_mm):
             if not SHORTEST_MM <= stated <= LONGEST_MM:
                 raise InputError(

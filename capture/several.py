@@ -265,6 +265,7 @@ def _track_stage(
             fps=fps,
             splits=splits,
             calibration=None if known is None else _at_working_size(known, pictures),
+            model=config.face,
             report=report,
             config=config.track,
         )
@@ -293,7 +294,9 @@ def _track_stage(
     cameras_known = None if known is None else [known.K.tolist(), known.T_cam_world.tolist()]
     keys = [stages.key(f"matte{k or ''}") for k in cameras]
     metric = None if known is None else known.metric
-    key = key_of(keys, TRACKER, asdict(config.track), focal, cameras_known, metric)
+    key = key_of(
+        keys, TRACKER, asdict(config.track), focal, cameras_known, metric, *config.rig_key()
+    )
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 

@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_fit": {"avatar", "configs", "viewer"},
     "avatar.cli_inspect": {"avatar"},
     "avatar.cli_live": {"avatar", "capture"},
+    "avatar.cli_rig": {"avatar", "capture"},
     "avatar.cli_say": {"avatar", "viewer"},
     "avatar.cli_view": {"avatar", "viewer"},
     "avatar.cli_tools": {"avatar", "capture"},

@@ -13,7 +13,8 @@ from avatar.capture_data import Landmarks, Splits, Track
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import generic_arkit_basis
-from avatar.rig.lattice import deform, lattice_table
+from avatar.rig.face_model import SculptedFace
+from avatar.rig.lattice import SKIN_POINTS, deform, lattice_table
 from avatar.rotations import rotvec_to_matrix
 from avatar.types import Progress
 from capture.track.config import TrackConfig
@@ -205,3 +206,23 @@ def test_rendered_head_is_tracked_to_under_a_degree(data) -> None:
     for name, ict in (("jawOpen", "jawOpen"), ("eyeBlinkLeft", "eyeBlink_L")):
         curve = track.expression[:, ARKIT_INDEX[name]].numpy()
         assert np.corrcoef(curve, weights[ict])[0, 1] > 0.85, name
+
+
+def test_another_face_model_gives_its_names_and_its_rig(tracked: Track, tmp_path: Path) -> None:
+    neutral = lattice_table().neutral
+    basis = generic_arkit_basis().clone()
+    basis[:, SKIN_POINTS:] = 0
+    own = torch.zeros(1, 478, 3)
+    own[0, 152, 1] = 0.001
+    model = SculptedFace(
+        "ict", neutral, (*ARKIT_NAMES, "chin"), torch.cat([basis, own]), torch.zeros(0, 478, 3)
+    )
+    track = track_of(synthetic()[0], model=model)
+    assert track.rig == "ict"
+    assert track.expression_names == (*ARKIT_NAMES, "chin", *(f"personal{k:02d}" for k in range(4)))
+    assert track.basis.shape[0] == track.expression.shape[1] == 57
+    jaw = ARKIT_INDEX["jawOpen"]
+    r = np.corrcoef(track.expression[:, jaw], tracked.expression[:, jaw])[0, 1]
+    assert r > 0.99, "the same shapes find the same jaw"
+    track.save(tmp_path / "track.safetensors")
+    assert Track.load(tmp_path / "track.safetensors").rig == "ict"

@@ -8,6 +8,7 @@ import torch
 
 from avatar.rig.arkit import ARKIT_INDEX
 from avatar.rig.arkit_basis import arkit_basis
+from avatar.rig.face_model import DrawnFace
 from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, lattice_table
 from avatar.rotations import matrix_to_rotvec, rotvec_to_matrix
 from capture.track.config import TrackConfig
@@ -117,7 +118,7 @@ def grimacing(count: int = 24) -> tuple[RigidFit, Rig, Pose, Observations, torch
     )  # fmt: skip
     seen = seen + 0.2 * torch.randn(seen.shape, generator=generator)
     trust = shell_facing(rig.head, shell, pose).clamp(0, 1)
-    fit = RigidFit(TrackConfig(), GENERIC, 0.6, 1000.0, 1)
+    fit = RigidFit(TrackConfig(), DrawnFace(), 0.6, 1000.0, 1)
     return fit, rig, pose, Observations(seen, trust), trust
 
 

@@ -221,7 +221,7 @@ def test_bundle_adjustment_finds_cameras_and_focal_lengths(
     for _ in range(4):
         found = bundle_adjust_views(
             shape, Pinhole(focal, camera.centre), seen, prior, pose, iterations=15, scale=2.0,
-            focal_prior=FocalPrior(1000.0, 0.35), free_cameras=True,
+            focal_prior=FocalPrior(torch.full((4,), 1000.0), 0.35), free_cameras=True,
         )  # fmt: skip
         assert isinstance(found.pose, HeadPose)
         focal, pose, shape = torch.as_tensor(found.camera.focal), found.pose, found.lattice
@@ -234,7 +234,7 @@ def test_bundle_adjustment_finds_cameras_and_focal_lengths(
 
 
 def test_focal_lengths_are_tied_where_they_are_of_a_kind() -> None:
-    belief = FocalPrior(1000.0, 0.35)
+    belief = FocalPrior(torch.full((3,), 1000.0), 0.35)
     unknown = torch.linalg.inv(belief.precision(torch.full((3,), 1000.0)))
     assert torch.allclose(unknown.diagonal(), torch.tensor(0.35**2 + LOOSE**2).double())
     found = torch.linalg.inv(belief.precision(torch.tensor([1000.0, 1030.0, 1250.0])))

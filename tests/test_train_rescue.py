@@ -355,8 +355,8 @@ def test_a_capture_with_five_valid_frames(copied):
 
 
 def test_a_capture_of_another_rig(copied):
-    rewritten(copied / "track.safetensors", "headsplat.track", rig="flame")
-    training_fails(copied, "'flame'", f"'{RIG}'", "track.safetensors")
+    rewritten(copied / "track.safetensors", "headsplat.track", rig="smplx")
+    training_fails(copied, "'smplx'", RIG, "track.safetensors")
 
 
 def test_a_track_of_a_newer_version(copied):
@@ -371,7 +371,7 @@ def test_a_capture_of_a_newer_version_with_other_fields(copied):
 
 @pytest.mark.parametrize(
     ("version", "rig", "words"),
-    [(2, "flame", ("'flame'", "'lattice'")), (3, RIG, ("version 3", "newer headsplat"))],
+    [(2, "smplx", ("'smplx'", "lattice")), (3, RIG, ("version 3", "newer headsplat"))],
 )
 def test_an_avatar_of_another_rig_or_a_newer_version(tiny_avatar, tmp_path, version, rig, words):
     file = tmp_path / "me.avatar"

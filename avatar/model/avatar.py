@@ -300,7 +300,7 @@ class Avatar(nn.Module):
             tensors = compact(tensors)
         tensors |= {f"deformer.{n}": t for n, t in self.deformer.stored(exact=exact).items()}
         header = self.header | {
-            "rig": RIG,
+            "rig": self.header.get("rig", RIG),
             "expression_names": list(self.expression_names),
             "fps": self.fps,
             "camera": {"width": self.camera.width, "height": self.camera.height},

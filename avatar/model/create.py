@@ -218,6 +218,7 @@ def create_avatar(
         {name: value[by_part] for name, value in parameters.items()},
         deformer=config.deformer,
         settings={k: v for k, v in sizes.items() if k in DEFORMERS[config.deformer].sizes},
+        header={"rig": track.rig},
         generator=generator,
     )
     features = torch.stack([avatar.features(track.states()[int(f)]) for f in frames])

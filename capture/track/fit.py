@@ -26,8 +26,8 @@ from torch import Tensor
 from avatar.capture_data import Splits, Track
 from avatar.checks import InputError
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
-from avatar.rig.arkit_basis import arkit_basis
-from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres, lattice_table
+from avatar.rig.face_model import DrawnFace, FaceModel
+from avatar.rig.lattice import POINTS, REGIONS, SKIN_POINTS, deform, eyeball_centres
 from avatar.rotations import rigid
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.track.config import TrackConfig
@@ -121,6 +121,7 @@ def fit_track(
     fps: float,
     splits: Splits,
     calibration: Calibration | None = None,
+    model: FaceModel | None = None,
     report: Reporter = ignore_progress,
     config: TrackConfig | None = None,
 ) -> Tracked:
@@ -132,6 +133,7 @@ def fit_track(
         splits: the rig is fitted on ``splits.train`` alone.
         calibration: the cameras, in the order of ``footage`` and in its pixels, where they are known;
             found from the face where None.
+        model: the family of faces to fit; the project's own drawn one where None.
         report: listener.
         config: settings.
 
@@ -142,7 +144,9 @@ def fit_track(
     Raises:
         InputError: fewer than 30 training frames show a face.
     """
-    fit = _Fit(footage, fps, splits, calibration, report, config or TrackConfig())
+    fit = _Fit(
+        footage, fps, splits, calibration, report, config or TrackConfig(), model or DrawnFace()
+    )
     with one_thread_a_call(), ThreadPoolExecutor(1) as pool:
         # The torso needs no more than where faces are: it fills a core while the bundle adjustment,
         # which knows but one, has the other.
@@ -155,7 +159,8 @@ def fit_track(
         rig = fit.personalised(rig, frames, seen)
         frames = fit.last_pass(rig, frames, seen, steady)
         track = fit.track(rig, frames, torso.result())
-    return Tracked(track, float(track.K[track.main, 0, 0]), fit.start_focal, fit.focal_sigma)
+    believed = float(fit.start_focals[fit.main] * fit.seen_by.unit[fit.main])
+    return Tracked(track, float(track.K[track.main, 0, 0]), believed, fit.focal_sigma)
 
 
 class _Fit:
@@ -173,6 +178,7 @@ class _Fit:
         calibration: Calibration | None,
         report: Reporter,
         config: TrackConfig,
+        model: FaceModel,
     ) -> None:
         self.fps, self.splits, self.report, self.config = fps, splits, report, config
         self.seen_by = seen_by = SeenBy.of(footage)
@@ -188,10 +194,12 @@ class _Fit:
         self.detected = seen_by.detected()
         wide = (self.detected[:, 454, :2] - self.detected[:, 234, :2])[self.train]
         self.sigma = config.detection_sigma * float(wide.norm(dim=-1).median())
-        self.generic = lattice_table().neutral
+        self.model, self.generic = model, model.neutral
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
         self.camera, known = seen_by.cameras(config, calibration)
-        self.start_focal = seen_by.start_focal(config, calibration)
+        self.start_focals = torch.tensor(
+            seen_by.start_focals(config, calibration), dtype=torch.float64
+        )
         self.start = initial_pose(self.generic, self.detected, self.camera, seen_by.camera_of)
         front = frontality(self.start.R)
         self.main = seen_by.squarest(front, self.train)
@@ -201,7 +209,7 @@ class _Fit:
         own = self.train[seen_by.taken_by(self.main)[self.train]]
         self.reference = int(self.index[seen_by.frame_of[own[int(front[own].argmax())]]])
         self.rigid = RigidFit(
-            config, self.generic, self.sigma, self.start_focal, self.workers,
+            config, model, self.sigma, self.start_focals, self.workers,
             free_focal=not known, free_cameras=self.views is None,
         )  # fmt: skip
         self.focal_sigma = config.focal_spread
@@ -229,7 +237,8 @@ class _Fit:
         )
 
     def _lattice_prior(self, lattice: Tensor) -> LatticePrior:
-        return lattice_prior(self.generic, lattice, self.config.bend_m, self.config.asymmetry_m)
+        likely = self.model.likely(lattice)
+        return lattice_prior(likely, lattice, self.config.bend_m, self.config.asymmetry_m)
 
     def _detections(self, rig: Rig, frames: Frames, index: Tensor | slice = ALL) -> Observations:
         """The detected points of the frames ``index``, which ``frames`` holds."""
@@ -238,9 +247,9 @@ class _Fit:
 
     def on_landmarks(self) -> tuple[Rig, Frames]:
         """Fit the rig and the key frames to the detected points, the focal length held."""
-        rig = Rig(self.camera, self.generic, arkit_basis(self.generic), self.generic[:0])
+        rig = Rig(self.camera, self.generic, self.model.shapes(self.generic), self.generic[:0])
         self.keys = keys = self._key_pictures()
-        frames = Frames(self.start[keys], torch.zeros(len(keys), len(ARKIT_NAMES)))
+        frames = Frames(self.start[keys], torch.zeros(len(keys), len(rig.basis)))
         # The face's shape hangs on as many pictures of several cameras as of one, the squarest.
         some = frontality(frames.pose.R).argsort(descending=True)[: self.config.keyframes]
         some = some.sort().values
@@ -257,7 +266,7 @@ class _Fit:
                 scale=ROBUST,
             )
             lattice, pose = normalise(solved.lattice, solved.pose, self.generic)
-            rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
+            rig = replace(rig, lattice=lattice, basis=self.model.shapes(lattice))
             if len(some) < len(keys):
                 pose = initial_pose(
                     lattice, self.detected[keys], rig.camera, self.seen_by.camera_of
@@ -295,7 +304,7 @@ class _Fit:
             factor = apart(self.views) / apart(pose.views)
             if self.metric:
                 rig = replace(rig, lattice=rig.lattice * factor)
-                rig = replace(rig, basis=arkit_basis(rig.lattice))
+                rig = replace(rig, basis=self.model.shapes(rig.lattice))
                 pose = self._one_rig(
                     replace(frames.pose, t=frames.pose.t * factor), frame_of, self.views
                 )
@@ -348,7 +357,7 @@ class _Fit:
                 )  # fmt: skip
                 frames = replace(frames, pose=pose)
             assert spread is not None
-            rig = replace(rig, basis=arkit_basis(rig.lattice))
+            rig = replace(rig, basis=self.model.shapes(rig.lattice))
             detected = self.detected[keys][..., :2]
             if round_ > 0:  # before that, what is left over is the landmark fit's own error
                 slide = Slide.learnt(detected - frames.points(rig), frames.pose)
@@ -393,7 +402,7 @@ class _Fit:
         if shut > -0.02:
             return rig, frames
         lattice = rig.lattice + shut * rig.basis[jaw]
-        rig = replace(rig, lattice=lattice, basis=arkit_basis(lattice))
+        rig = replace(rig, lattice=lattice, basis=self.model.shapes(lattice))
         solved = self._solve(rig, frames, seen, 8, pose_prior=hold)
         return rig, replace(frames, coefficients=solved.coefficients)
 
@@ -604,7 +613,8 @@ class _Fit:
         T_cam_world = T_cam_world[None]
         if views is not None:
             T_cam_world = rigid(views.R, views.t) @ T_cam_world
-        names = [f"personal{k:02d}" for k in range(rig.basis.shape[0] - len(ARKIT_NAMES))]
+        named = self.model.expression_names
+        names = [f"personal{k:02d}" for k in range(rig.basis.shape[0] - len(named))]
         track = Track(
             K=seen_by.matrices(rig.camera),
             T_cam_world=T_cam_world,
@@ -618,8 +628,8 @@ class _Fit:
             landmarks_px=self._main_points(rig, frames),
             residual_px=fill(error, self.index, self.total),
             valid=seen_by.valid,
-            expression_names=(*ARKIT_NAMES, *names),
-            rig="lattice",
+            expression_names=(*named, *names),
+            rig=self.model.name,
             fps=self.fps,
             main=self.main,
         )

@@ -39,8 +39,8 @@ ENOUGH = 3e-5
 class FocalPrior:
     """What is believed of C focal lengths: together, and of their differences."""
 
-    focal: float
-    """Pixels."""
+    focal: Tensor
+    """[C] pixels."""
     sigma: float
     """Relative, of what is common to all."""
     discount: float = 1.0
@@ -52,9 +52,9 @@ class FocalPrior:
         Cameras of a kind are found to differ by percents, as flow errs in one way all over a camera's
         pictures, and do not: once they were free to differ, those near the others are held to them.
         """
-        logs = torch.log(focals.double())
+        logs = torch.log(focals.double() / self.focal.double())
         away = (logs - logs.median()).abs()
-        kind = (away < ONE_KIND) & (away.max() > 0)
+        kind = (away < ONE_KIND) & (away.max() > 1e-6)
         tie = torch.where(kind, torch.full_like(away, TIED), torch.full_like(away, LOOSE))
         covariance = torch.full((len(logs), len(logs)), self.sigma**2, dtype=torch.float64)
         covariance.diagonal().add_(tie**2)

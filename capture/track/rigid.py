@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avatar.rig.face_model import FaceModel
 from avatar.rig.lattice import POINTS, SKIN_POINTS
 from capture.track.config import TrackConfig
 from capture.track.head import Rig
@@ -47,12 +48,12 @@ class RigidFit:
     """What stays the same through all rigid fits of a clip."""
 
     config: TrackConfig
-    generic: Tensor
-    """[478, 3] the generic lattice."""
+    model: FaceModel
+    """The family of faces to fit."""
     sigma: float
     """Of a detected point, pixels."""
-    start_focal: float
-    """Centre of the focal length's prior, pixels."""
+    start_focals: Tensor
+    """[C] centres of the focal lengths' priors, pixels."""
     workers: int
     free_focal: bool = True
     """Whether focal lengths are to be found."""
@@ -121,7 +122,10 @@ class RigidFit:
         weight = self.weight(trust, spread)
         prior = head_prior(
             lattice_prior(
-                self.generic, rig.lattice, self.config.bend_m, self.config.asymmetry_m
+                self.model.likely(rig.lattice),
+                rig.lattice,
+                self.config.bend_m,
+                self.config.asymmetry_m,
             ),
             shell,
         )  # fmt: skip
@@ -134,7 +138,7 @@ class RigidFit:
         ) -> BundleSolution:
             sigma, discount = self.config.focal_spread, INDEPENDENT**0.5
             if isinstance(pose, HeadPose):
-                belief = FocalPrior(self.start_focal, sigma, discount)
+                belief = FocalPrior(self.start_focals, sigma, discount)
                 return bundle_adjust_views(
                     head[which],
                     camera,
@@ -157,7 +161,7 @@ class RigidFit:
                 iterations=iterations,
                 scale=ROBUST,
                 free_focal=free_focal and free_pose,
-                focal_prior=(self.start_focal, sigma * discount),
+                focal_prior=(float(self.start_focals[0]), sigma * discount),
                 free_pose=free_pose,
             )
 
@@ -187,7 +191,7 @@ class RigidFit:
         believed = conditional(prior, others, deciding, head[deciding])
         head[others] = solve(others, believed, 3, free_pose=False).lattice
         spread = learnt(torch.arange(len(head)))
-        head, pose = normalise(head, pose, self.generic)
+        head, pose = normalise(head, pose, self.model.neutral)
         rig = Rig(camera, head[:POINTS], rig.basis, head[POINTS:])
         return rig, pose, spread, focal_sigma
 

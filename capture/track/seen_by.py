@@ -93,11 +93,13 @@ class SeenBy:
         )
         return of_cameras[self.camera_of, self.frame_of]
 
-    def start_focal(self, config: TrackConfig, calibration: Calibration | None) -> float:
-        """The focal length that is believed in before looking, of the first camera, pixels."""
+    def start_focals(self, config: TrackConfig, calibration: Calibration | None) -> list[float]:
+        """The focal lengths [C] that are believed in before looking, in the points' pixels."""
         if calibration is not None:
-            return _focal(calibration, 0)
-        return config.focal_widths * max(self.footage[0].width, self.footage[0].height)
+            units = self.unit.tolist()
+            return [_focal(calibration, k) / unit for k, unit in enumerate(units)]
+        longest = max(self.footage[0].width, self.footage[0].height)
+        return [(one.focal_widths or config.focal_widths) * longest for one in self.footage]
 
     def cameras(self, config: TrackConfig, calibration: Calibration | None) -> tuple[Pinhole, bool]:
         """Return the cameras to start from, and whether their focal lengths are known.
@@ -106,7 +108,6 @@ class SeenBy:
             InputError: a calibration of another number of cameras, or of pixels that are not square.
         """
         if calibration is None:
-            focals = [self.start_focal(config, None)] * len(self.footage)
             centres = [
                 (one.width / 2 / unit, one.height / 2 / unit)
                 for one, unit in zip(self.footage, self.unit.tolist(), strict=True)
@@ -117,12 +118,11 @@ class SeenBy:
                     f"The calibration is of {len(calibration)} cameras, but there are clips of "
                     f"{len(self.footage)}. Give one clip for each of its cameras."
                 )
-            units = self.unit.tolist()
-            focals = [_focal(calibration, k) / unit for k, unit in enumerate(units)]
             centres = [
                 (float(K[0, 2]) / unit, float(K[1, 2]) / unit)
-                for K, unit in zip(calibration.K, units, strict=True)
+                for K, unit in zip(calibration.K, self.unit.tolist(), strict=True)
             ]
+        focals = self.start_focals(config, calibration)
         if self.camera_of is None:
             return Pinhole(focals[0], centres[0]), calibration is not None
         return Pinhole(torch.tensor(focals), torch.tensor(centres)), calibration is not None
