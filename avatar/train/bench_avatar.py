@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -180,7 +180,7 @@ def _fitted(capture: Capture, run: Path, config: TrainConfig, report: Reporter) 
     file = run / "avatar.avatar"
     if again and file.is_file():
         avatar = Avatar.load(file)
-        if avatar.header.get("config") == asdict(config):
+        if avatar.header.get("config") == config.to_json():
             return avatar
     fit(capture, run, config, resume=again, overwrite=not again, report=report)
     return Avatar.load(file)  # measured as it is stored
