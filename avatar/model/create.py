@@ -18,6 +18,7 @@ from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.model.avatar import FEATURES, Avatar, Person
 from avatar.model.binding import HEAD, TORSO
+from avatar.model.create_around import best_views, seen_from_around, torso_around
 from avatar.model.create_features import (
     CHIN,
     Part,
@@ -227,12 +228,13 @@ def create_avatar(
     person = describe_person(capture, frames)
     views = choose_views(capture, frames, cameras or (capture.main,), config.hull_frames)
 
+    body = torso_around if seen_from_around(views) else torso
     means, colours, scales, opacities, torso_logits, eye, rigid = [], [], [], [], [], [], []
     triangles, weights = [], []
     parts = [
         _face(person, views, config.face, generator),
         clear_openings(person, _hair(person, views, config.hair, generator)),
-        clear_openings(person, torso(person, views, config.torso, generator)),
+        clear_openings(person, body(person, views, config.torso, generator)),
         *(eyeball(person, side, config.eye, views.colours, generator) for side in (0, 1)),
         mouth(person, config.mouth, views.colours, generator),
     ]
@@ -295,9 +297,23 @@ def _face(person: Person, views: Views, count: int, generator: torch.Generator) 
     weights = torch.stack([1 - root, root * (1 - r[:, 1]), root * r[:, 1]], 1)
     points = (person.lattice[skin][triangle] * weights[..., None]).sum(1)
     scale = 0.6 * (float((area * dense).sum()) / count / dense[triangle]).sqrt()
+    colours = views.colours(points)
+    reference = [k for k in range(len(views)) if int(views.frames[k]) == int(views.frames[0])]
+    if len(reference) > 1:
+        # Other cameras of that moment look at cheeks and temples more squarely.
+        corners = person.lattice[skin][triangle]
+        normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normals = torch.nn.functional.normalize(normals, dim=1)
+        outward = (points - torch.tensor(HEAD_CENTRE_M)) * normals
+        normals = normals * outward.sum(1, keepdim=True).sign()
+        spacing = float((area.sum() / count).sqrt())
+        view_of, best = best_views(views, views.T_cam_head, points, normals, spacing, reference)
+        colours = torch.where(
+            (best > 0)[:, None], views.sample_best(view_of, points, views.T_cam_head), colours
+        )
     return Part(
         points,
-        views.colours(points),
+        colours,
         scale,
         torch.full((count,), -5.0),
         torch.ones(count),
@@ -371,11 +387,7 @@ def _hair(person: Person, views: Views, count: int, generator: torch.Generator) 
     index = torch.multinomial(weight, count, replacement=True, generator=generator)
     jitter = (torch.rand(count, 3, generator=generator) - 0.5) * VOXEL_M
     points = surface[index] + jitter
-    colours = torch.zeros(count, 3)
-    for view in range(len(views)):
-        rows = view_of[index] == view
-        uv, _ = views.project(view, points[rows], views.T_cam_head[view])
-        colours[rows] = views.sample(view, uv)
+    colours = views.sample_best(view_of[index], points, views.T_cam_head)
     hidden = best[index] <= 0.05
     if (~hidden).any():  # what no view sees takes the colour of the hair that one does
         high = ~hidden & (points[:, 1] > points[:, 1].median())

@@ -64,6 +64,18 @@ class Views:
         )
         return found[0, :, 0].T
 
+    def sample_best(self, view_of: Tensor, points: Tensor, T_cam: Tensor) -> Tensor:
+        """Return the colours [n, 3] of points [n, 3], each in the view [n] that ``view_of`` says.
+
+        ``T_cam`` [views, 4, 4] are the transforms from the points' frame.
+        """
+        found = torch.zeros(len(points), 3)
+        for view in range(len(self)):
+            rows = view_of == view
+            uv, _ = self.project(view, points[rows], T_cam[view])
+            found[rows] = self.sample(view, uv)
+        return found
+
     def colours(self, points: Tensor) -> Tensor:
         """Return the colours [n, 3] that the first view has at points [n, 3] of the head."""
         return self.sample(0, self.project(0, points, self.T_cam_head[0])[0])
