@@ -40,8 +40,8 @@ def make_capture(folder: Path, scale: int = 1) -> Capture:
     """
     person = make_avatar(4000)
     with torch.no_grad():
-        person.logit_opacities += 3
-        person.log_scales += 0.6
+        person.logit_opacities.add_(3)
+        person.log_scales.add_(0.6)
     names, white = person.expression_names, torch.ones(3)
     turn = torch.linspace(0, 2 * math.pi, FRAMES)
     poses = torch.stack([0.15 * turn.sin(), 0.3 * (2 * turn).cos(), 0 * turn], 1)

@@ -6,7 +6,6 @@ that stays inside the mask of every picture, in the torso's frame (Laurentini 19
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from avatar.model.avatar import Person
 from avatar.model.binding import TORSO
 from avatar.model.create_features import CHIN, Part
+from avatar.model.create_torso import torso_surface, without_head
 from avatar.model.create_views import Views
 
 AROUND_DEG = 50.0
@@ -27,9 +27,16 @@ BACK_M, FRONT_M = -0.24, 0.16
 """How far it may go back and forward of the middle between the ears."""
 INSIDE = 0.95
 """Share of the pictures that must show the person at a voxel: masks flicker, shoulders shrug."""
-SEEN_BY = 0.5
-"""Share of the cameras, two at least, that must have a voxel in their picture: to the sides of what all see,
-the hull of a few goes on without end."""
+SEEN_BY, SEEN_BY_BEYOND = 2, 0.8
+"""Cameras that must have a voxel in their picture, and the share of all that must where it lies outside of
+a usual trunk: the hull of a few goes on without end."""
+TRUNK_DEPTH_M, TRUNK_SEMI_AXES_M = -0.06, (0.30, 0.17)
+"""A usual trunk: an ellipse seen from above, its middle so far forward of the ears', half its width and depth."""
+BEYOND_M = 0.06
+"""So far beyond a picture's edge the person is taken to go on as they leave it: what stood just beyond it
+would reach into the picture, and hardly be seen by the fit."""
+NECK_M, RISE_M = 0.085, 0.01
+"""Half of the neck's width, and how far beside it a trunk may rise above the line of the shoulders."""
 HIDDEN_DENSITY = 0.25
 """Density of Gaussians where no picture looks at the surface, as a share of where one does."""
 HIDDEN_OPACITY, SEEN_OPACITY = 0.97, 0.7
@@ -73,12 +80,22 @@ def torso_hull(person: Person, views: Views) -> tuple[Tensor, Tensor]:
     by_camera = torch.zeros(len(cameras), len(points), dtype=torch.bool)
     for view in range(len(views)):
         uv, z = views.project(view, points, views.T_cam_torso[view])
-        shown, person_there = views.covered(view, uv)
+        shown, _ = views.covered(view, uv)
+        height, width = views.masks[view].shape
+        held = uv.clamp(min=0.5).minimum(torch.tensor([width - 0.5, height - 0.5]))
+        beyond_m = torch.linalg.norm(uv - held, dim=1) * z / float(views.cameras[view].K[0, 0])
+        told = (beyond_m < BEYOND_M) & (z > 0.05)
+        _, person_there = views.covered(view, held)
         shown &= z > 0.05
-        seen += shown
-        inside += person_there & shown
+        seen += told
+        inside += person_there & told
         by_camera[int((cameras == views.camera_of[view]).nonzero()[0, 0])] |= shown
-    enough = max(2, math.ceil(SEEN_BY * len(cameras)))
+    usual = points[:, 0] / TRUNK_SEMI_AXES_M[0]
+    usual = usual**2 + ((points[:, 2] - TRUNK_DEPTH_M) / TRUNK_SEMI_AXES_M[1]) ** 2 < 1
+    # Nor does what the camera before the face does not frame rise above the line of the shoulders there.
+    line = torso_surface(person, views, without_head(person, views, 0))
+    usual &= (points[:, 1] < line.height_at(points[:, 0]) + RISE_M) | (points[:, 0].abs() < NECK_M)
+    enough = torch.where(usual, float(SEEN_BY), SEEN_BY_BEYOND * len(cameras))
     solid = (inside >= INSIDE * seen) & (by_camera.sum(0) >= enough)
     solid = _largest(solid.reshape(shape)).float()
     smooth = torch.nn.functional.avg_pool3d(solid[None, None], 5, 1, 2)[0, 0]

@@ -109,7 +109,7 @@ def _at_depth(uv: Tensor, z: Tensor, views: Views, view: int) -> Tensor:
     return origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
 
 
-def _torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
+def torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
     """Take the shoulder line from the mask below the head, ``free`` [H, W] of the reference view."""
     chin_y = float(person.lattice[CHIN, 1])
     columns = np.nonzero(free.any(0))[0]
@@ -216,11 +216,11 @@ def torso(person: Person, views: Views, count: int, generator: torch.Generator) 
     scales: list[Tensor] = []
     opacities: list[Tensor] = []
     step = 1.0
-    surface = _torso_surface(person, views, _without_head(person, views, 0))
+    surface = torso_surface(person, views, without_head(person, views, 0))
     pixels_m = float(views.T_cam_torso[0, 2, 3]) / float(views.cameras[0].K[0, 0])
     # The reference view, then the few that differ most, for what it does not show.
     for order, view in enumerate(range(0, len(views.frames), max(1, len(views.frames) // 6))):
-        free = _without_head(person, views, view)
+        free = without_head(person, views, view)
         if order == 0:
             step = max(1.0, math.sqrt((np.count_nonzero(free) or 1) / (0.9 * count)))
         uv = grid_pixels(free, step, generator)
@@ -302,7 +302,7 @@ def _mirrored(uv: Tensor, views: Views, view: int) -> Tensor:
     return back
 
 
-def _without_head(person: Person, views: Views, view: int) -> np.ndarray:
+def without_head(person: Person, views: Views, view: int) -> np.ndarray:
     """The person mask of a view less the head: bool [H, W]."""
     T = views.T_cam_head[view]
     outline, _ = views.project(view, person.lattice, T)
