@@ -28,9 +28,9 @@ BACK_M, FRONT_M = -0.24, 0.16
 INSIDE = 0.95
 """Share of the pictures that must show the person at a voxel: masks flicker, shoulders shrug."""
 SEEN_BY, SEEN_BY_BEYOND = 2, 0.8
-"""Cameras that must have a voxel in their picture, and the share of all that must where it lies outside of
-a usual trunk: the hull of a few goes on without end."""
-TRUNK_DEPTH_M, TRUNK_SEMI_AXES_M = -0.06, (0.30, 0.17)
+"""Cameras that must have a voxel in their picture or just beyond its edge, and the share of all that must
+have it in the picture where it lies outside of a usual trunk: the hull of a few goes on without end."""
+TRUNK_DEPTH_M, TRUNK_SEMI_AXES_M = -0.05, (0.28, 0.13)
 """A usual trunk: an ellipse seen from above, its middle so far forward of the ears', half its width and depth."""
 BEYOND_M = 0.06
 """So far beyond a picture's edge the person is taken to go on as they leave it: what stood just beyond it
@@ -77,26 +77,28 @@ def torso_hull(person: Person, views: Views) -> tuple[Tensor, Tensor]:
     shape, points = grid.shape[:3], grid.reshape(-1, 3)
     seen, inside = torch.zeros(len(points)), torch.zeros(len(points))
     cameras = views.camera_of.unique()
-    by_camera = torch.zeros(len(cameras), len(points), dtype=torch.bool)
+    framed = torch.zeros(len(cameras), len(points), dtype=torch.bool)
+    near = torch.zeros_like(framed)
     for view in range(len(views)):
         uv, z = views.project(view, points, views.T_cam_torso[view])
-        shown, _ = views.covered(view, uv)
         height, width = views.masks[view].shape
         held = uv.clamp(min=0.5).minimum(torch.tensor([width - 0.5, height - 0.5]))
         beyond_m = torch.linalg.norm(uv - held, dim=1) * z / float(views.cameras[view].K[0, 0])
         told = (beyond_m < BEYOND_M) & (z > 0.05)
         _, person_there = views.covered(view, held)
-        shown &= z > 0.05
+        shown, _ = views.covered(view, uv)
         seen += told
         inside += person_there & told
-        by_camera[int((cameras == views.camera_of[view]).nonzero()[0, 0])] |= shown
+        which = int((cameras == views.camera_of[view]).nonzero()[0, 0])
+        framed[which] |= shown & told
+        near[which] |= told
     usual = points[:, 0] / TRUNK_SEMI_AXES_M[0]
     usual = usual**2 + ((points[:, 2] - TRUNK_DEPTH_M) / TRUNK_SEMI_AXES_M[1]) ** 2 < 1
     # Nor does what the camera before the face does not frame rise above the line of the shoulders there.
     line = torso_surface(person, views, without_head(person, views, 0))
     usual &= (points[:, 1] < line.height_at(points[:, 0]) + RISE_M) | (points[:, 0].abs() < NECK_M)
-    enough = torch.where(usual, float(SEEN_BY), SEEN_BY_BEYOND * len(cameras))
-    solid = (inside >= INSIDE * seen) & (by_camera.sum(0) >= enough)
+    known = framed.sum(0) >= SEEN_BY_BEYOND * len(cameras)
+    solid = (inside >= INSIDE * seen) & (known | (usual & (near.sum(0) >= SEEN_BY)))
     solid = _largest(solid.reshape(shape)).float()
     smooth = torch.nn.functional.avg_pool3d(solid[None, None], 5, 1, 2)[0, 0]
     slope = torch.stack(torch.gradient(smooth), -1)
