@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ from avatar.cli_common import camera_indices
 from avatar.cli_eval import evaluate_run
 from avatar.model.avatar import GAUSSIAN_PARAMETERS, Avatar
 from avatar.model.create import choose_views, create_avatar
+from avatar.train.densify import shown_share
 from avatar.train.evaluate import EvaluateConfig, evaluate
 from avatar.train.evaluate_cameras import preview_camera
 from avatar.train.frames import AHEAD, FrameStore, training_cameras, training_frames
@@ -300,8 +300,52 @@ def test_the_bench_says_whose_calibration_it_was(capture, tmp_path):
         calibration_errors(capture, replace(rig, T_cam_world=turned[:2]))
 
 
-def test_paths_are_where_the_capture_says(capture):
-    assert isinstance(capture.path, Path)
-    for k in range(3):
-        for frame in MISSING[k]:
-            assert not capture.frame_path(frame, k).exists()
+def test_the_bench_measures_held_cameras(capture, tmp_path):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from avatar.train.bench_avatar import bench_avatars, print_table
+
+    config, quick = replace(QUICK, steps=4), EvaluateConfig(flip_frames=1, speed_frames=1)
+    with pytest.raises(InputError, match="cameras 0 to 2; got 7"):
+        bench_avatars(
+            [capture.path], replace(config, hold_cameras=(7,)), ["rigid"], tmp_path / "bench"
+        )
+    result = bench_avatars(
+        [capture.path],
+        replace(config, hold_cameras=(2,)),
+        ["rigid"],
+        tmp_path / "bench",
+        evaluation=quick,
+    )
+    (row,) = result["rows"]
+    assert [camera["held"] for camera in row["cameras"]] == [False, False, True]
+    assert row["calibration"] is None
+    page = StringIO()
+    print_table(result, Console(file=page, width=160))
+    assert "camera 2, never fitted to" in page.getvalue()
+
+
+def test_what_stands_beside_one_picture_and_reaches_into_it_is_not_hidden():
+    """Another camera shows it whole and moves it; held, it would be a smear at the picture's edge."""
+    from conftest import make_avatar
+
+    person = make_avatar(1).requires_grad_(False)
+    person.eye.fill_(-1)
+    person.set_binding(person.binding())
+    for value, tensor in ((3.0, person.logit_opacities), (-4.5, person.log_scales)):
+        tensor.fill_(value)
+    person.deformer.offsets.zero_()
+    camera = person.camera
+    found = []
+    for x in (0.0, 0.225, 0.4):  # in the middle, just beyond the edge, far beyond it
+        person.means.copy_(torch.tensor([[x, 0.0, 0.0]]))
+        shares = [
+            float(shown_share(person, [person.rest], camera, framed=framed)[0])
+            for framed in (False, True)
+        ]
+        found.append(shares)
+    assert found[0] == pytest.approx([1.0, 1.0], abs=0.05)
+    assert found[1][0] < 0.4 < found[1][1]
+    assert found[2][1] < 0.03
