@@ -336,7 +336,8 @@ def test_what_stands_beside_one_picture_and_reaches_into_it_is_not_hidden():
     person.set_binding(person.binding())
     for value, tensor in ((3.0, person.logit_opacities), (-4.5, person.log_scales)):
         tensor.fill_(value)
-    person.deformer.offsets.zero_()
+    for parameter in person.deformer.parameters():
+        parameter.zero_()
     camera = person.camera
     found = []
     for x in (0.0, 0.225, 0.4):  # in the middle, just beyond the edge, far beyond it
