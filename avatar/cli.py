@@ -31,7 +31,7 @@ from avatar.cli_common import (
     need_device,
     train_config,
 )
-from avatar.cli_eval import evaluate_run
+from avatar.cli_eval import camera_line, evaluate_run
 from avatar.cli_export import export
 from avatar.cli_film import need_no_background, write_film
 from avatar.cli_fit import claim_run, fit_run
@@ -61,6 +61,7 @@ def create(
     deformer: Deformer = "branches",
     steps: int | None = None,
     seed: int = 0,
+    hold_cameras: str = "",
     overwrite: bool = False,
     who: str | None = None,
     consent: str | None = None,
@@ -87,6 +88,7 @@ def create(
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
+        hold_cameras: cameras that the fit must not see, as 2,5; the evaluation says how it looks there.
         overwrite: replace what another clip, or a fit with other settings, left in the output folder.
         who: name of the person shown; kept in the avatar and told by everything exported from it.
         consent: what the person agreed to, in a sentence; kept and told like the name.
@@ -105,7 +107,7 @@ def create(
 
         need_port("127.0.0.1", port)  # said now, not after minutes of tracking
     output = output or Path("out") / video.stem
-    config = train_config(preset, steps, seed, deformer)
+    config = train_config(preset, steps, seed, deformer, hold_cameras)
     with ProgressDisplay() as report:
         output.mkdir(parents=True, exist_ok=True)
         captured = captured_clip(
@@ -166,6 +168,7 @@ def train(
     deformer: Deformer = "branches",
     steps: int | None = None,
     seed: int = 0,
+    hold_cameras: str = "",
     who: str | None = None,
     consent: str | None = None,
     view: bool = False,
@@ -183,6 +186,7 @@ def train(
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
+        hold_cameras: cameras that the fit must not see, as 2,5; the evaluation says how it looks there.
         who: name of the person shown; kept in the avatar and told by everything exported from it.
         consent: what the person agreed to, in a sentence; kept and told like the name.
         view: watch it in the browser: any side, pause, stop early and keep.
@@ -197,7 +201,7 @@ def train(
         fit_run(
             Capture(capture),
             output,
-            train_config(preset, steps, seed, deformer),
+            train_config(preset, steps, seed, deformer, hold_cameras),
             report,
             resume=resume,
             overwrite=overwrite,
@@ -250,6 +254,8 @@ def evaluate_command(
             *("lpips", "lmd_px", "alpha_iou", "gaussians", "render_fps", "animate_render_fps"),
         ):
             print(f"{key:<20}{result[key]}")
+        for row in result["cameras"]:
+            print(camera_line(row))
     for sentence in warnings:
         console.print(escape(sentence))
     console.print(

@@ -71,8 +71,10 @@ class AvatarBench:
     """Optimisation steps, instead of the preset's."""
     seed: int = 0
     """Seed of all randomness."""
+    hold_cameras: str = ""
+    """Cameras of captures of several that the fits must not see, as 2,5: measured are they too."""
     novel_truth: Path | None = None
-    """True cameras (truth.npz) of a rendered clip of several cameras, one of which filmed a capture."""
+    """True cameras (truth.npz) of a rendered clip of several cameras, one of which filmed a capture, or all."""
     novel_view: tuple[str, ...] = ()
     """Other cameras of that clip, each as CLIP:CAMERA:MASKCLIP: the avatar is rendered there too."""
     json_file: JsonFile = None
@@ -271,6 +273,7 @@ def _bench_say(what: SayBench) -> None:
 
 
 def _bench_avatar(what: AvatarBench) -> None:
+    from avatar.cli_common import camera_indices
     from avatar.export.report import write_picture
     from avatar.export.video import contact_sheet
     from avatar.train.bench_avatar import Sheet, bench_avatars, deformer_kinds, print_table
@@ -281,6 +284,7 @@ def _bench_avatar(what: AvatarBench) -> None:
     if what.steps is not None and what.steps < 1:
         raise InputError(f"--steps must be at least 1; got {what.steps}.")
     config = replace(PRESETS[what.preset], seed=what.seed)
+    config = replace(config, hold_cameras=camera_indices(what.hold_cameras))
     config = config if what.steps is None else replace(config, steps=what.steps)
     kinds = deformer_kinds(what.deformers)
     rig = None if what.novel_truth is None else CameraRig.load(what.novel_truth)

@@ -31,13 +31,31 @@ class UsageError(Exception):
     """The options do not go together in a way that tyro cannot see; ends with exit code 2."""
 
 
-def train_config(preset: Preset, steps: int | None, seed: int, deformer: Deformer) -> TrainConfig:
+def camera_indices(text: str) -> tuple[int, ...]:
+    """Return the camera indices of a list with commas, ascending, each once; none for an empty text.
+
+    Raises:
+        InputError: something between the commas is no index.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and len(part) < 6):
+            raise InputError(
+                f"--hold-cameras: '{part}' is no camera. Give indices with commas between them, counted "
+                "from 0, for example 2,5."
+            )
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def train_config(
+    preset: Preset, steps: int | None, seed: int, deformer: Deformer, hold_cameras: str = ""
+) -> TrainConfig:
     """Return a preset's settings with what was given instead; raises InputError for no steps."""
     from configs import PRESETS
 
     if steps is not None and steps < 1:
         raise InputError(f"--steps must be at least 1; got {steps}.")
-    config = replace(PRESETS[preset], seed=seed)
+    config = replace(PRESETS[preset], seed=seed, hold_cameras=camera_indices(hold_cameras))
     config = replace(config, create=replace(config.create, deformer=deformer))
     return config if steps is None else replace(config, steps=steps)
 

@@ -46,6 +46,7 @@ def evaluate_run(
     from avatar.export.video import VideoWriter, contact_sheet
     from avatar.tensorfile import write_json
     from avatar.train.evaluate import EvaluateConfig, evaluate
+    from avatar.train.evaluate_cameras import preview_camera
     from avatar.train.run_folder import run_seconds
     from capture.landmarks import FaceDetector
 
@@ -56,6 +57,7 @@ def evaluate_run(
     output.mkdir(parents=True, exist_ok=True)
     start_s = begin / captured.fps
     signature = Signature(avatar, watermark=watermark)
+    previewed = preview_camera(avatar, captured)
     with (
         VideoWriter(
             output / "preview.mp4",
@@ -67,8 +69,13 @@ def evaluate_run(
         FaceDetector() as detector,
     ):
 
+        def on_camera(camera: int, frame: int, truth: Any, picture: Any) -> None:
+            if camera == previewed:
+                preview.write(np.concatenate([truth, signature.marked(picture)], 1))
+
         def on_picture(frame: int, truth: Any, picture: Any) -> None:
-            preview.write(np.concatenate([truth, signature.marked(picture)], 1))
+            if len(captured.cameras) == 1:
+                on_camera(previewed, frame, truth, picture)
             if frame in shown or not pairs:
                 pairs.append((frame, truth, picture))
 
@@ -77,6 +84,7 @@ def evaluate_run(
             captured,
             detect=detector.detect,
             picture=on_picture,
+            camera_picture=on_camera,
             config=EvaluateConfig(max_side=max_side),
             seconds=run_seconds(run),
             report=report,
@@ -99,6 +107,21 @@ def evaluate_run(
     facts = run_facts(avatar, captured, run)
     write_report(output / "report.html", avatar, captured, result, pictures, facts)
     return result
+
+
+def camera_line(row: dict[str, Any]) -> str:
+    """Return what one camera of several measured, in a line."""
+
+    def decibels(suffix: str) -> str:
+        value = row.get(f"psnr{suffix}")
+        return "not measured" if value is None else f"{value:.2f} dB"
+
+    what = f"camera {row['camera']}{' (main)' if row['main'] else ''}"
+    if not row["held"]:
+        return f"{what:<20}{decibels('')} on held-out frames"
+    return (
+        f"{what:<20}{decibels('')} on held-out frames, {decibels('_all')} on all; never fitted to"
+    )
 
 
 def region_tiles(captured: Capture, result: dict[str, Any]) -> list[Tile]:

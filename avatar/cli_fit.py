@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +136,7 @@ def _preset_of(run: Path) -> str:
         settings = read_run(run)["config"]
         for name, preset in PRESETS.items():
             known = replace(preset, steps=settings["steps"], seed=settings["seed"])
-            if json.loads(json.dumps(asdict(known))) == settings:
+            if json.loads(json.dumps(known.to_json())) == settings:
                 return name
     except (InputError, KeyError, TypeError):
         pass  # a run of another version; it is kept all the same

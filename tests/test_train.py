@@ -254,12 +254,12 @@ def test_an_avatar_is_laid_out_from_bounded_pictures(small_capture, large_captur
     surfaces, colours = [], []
     for capture in (small_capture, large_capture):
         views = Views(capture, frames)
-        assert max(views.pictures.shape[1:3]) == min(VIEW_SIDE, capture.width)
-        assert views.masks.shape == views.pictures.shape[:3]
-        assert views.camera.width == views.masks.shape[2]
+        assert max(views.pictures[0].shape[:2]) == min(VIEW_SIDE, capture.width)
+        assert views.masks[0].shape == views.pictures[0].shape[:2]
+        assert views.cameras[0].width == views.masks[0].shape[1]
         person = describe_person(capture, frames)
         surfaces.append(hull(person, views)[0])
-        colours.append(views.sample(0, views.project(person.lattice, views.T_cam_head[0])[0]))
+        colours.append(views.sample(0, views.project(0, person.lattice, views.T_cam_head[0])[0]))
     low, high = (torch.stack([s.amin(0), s.amax(0)]) for s in surfaces)
     # Two voxels: the masks' edges are drawn with more and finer pixels.
     torch.testing.assert_close(low, high, atol=0.012, rtol=0)

@@ -51,16 +51,16 @@ def layered(capture: Capture, frame: int, layer: str, side: int) -> np.ndarray:
         for x, y in (track.landmarks_px[frame] * scale).tolist():
             _dot(picture, x, y, DETECTED)
         return picture
-    T_cam_head = track.T_cam_world[0] @ track.T_world_head[frame]
+    T_cam_head = track.T_cam_world[track.main] @ track.T_world_head[frame]
     if layer == HEAD:
         points = torch.cat([torch.zeros(1, 3), AXIS_M * torch.eye(3)]) + torch.tensor([0, 0, 0.1])
-        origin, *ends = _projected(points, T_cam_head, track.K[0]) * scale
+        origin, *ends = _projected(points, T_cam_head, track.K[track.main]) * scale
         for end, colour in zip(ends, ((220, 40, 40), (40, 170, 40), (40, 80, 220)), strict=True):
             start, stop = (tuple(round(float(v) * 8) for v in p) for p in (origin, end))
             cv2.line(picture, start, stop, colour, 2, cv2.LINE_AA, shift=3)
         return picture
     face = track.lattice + torch.einsum("e,evc->vc", track.expression[frame], track.basis)
-    for x, y in (_projected(face, T_cam_head, track.K[0]) * scale).tolist():
+    for x, y in (_projected(face, T_cam_head, track.K[track.main]) * scale).tolist():
         _dot(picture, x, y, TRACKED)
     return picture
 

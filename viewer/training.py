@@ -120,7 +120,8 @@ class TrainingView:
         # The motion would take of the fit's time; whoever wants it sets it going.
         app.panels.playing.value = False
         track, (begin, end) = self._capture.track, self._capture.splits.test
-        held_out = [frame for frame in range(begin, end) if bool(track.valid[frame])]
+        missing = self._capture.cameras[self._capture.main].missing
+        held_out = [f for f in range(begin, end) if bool(track.valid[f]) and f not in missing]
         self._app = app
         self._panel = _Panel(app.server, held_out, self._toggle, self._stop)
         if self._ready is not None:

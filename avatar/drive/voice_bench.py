@@ -148,7 +148,7 @@ def _distances(
     expression[:, ARKIT_COUNT:] = 0
     expression[:, list(SPOKEN)] = weights[:, list(SPOKEN)]
     lips = track.lattice[points] + torch.einsum("fe,epd->fpd", expression, track.basis[:, points])
-    T = track.T_cam_world[0] @ track.T_world_head[part[0] : part[1]][known]
+    T = track.T_cam_world[track.main] @ track.T_world_head[part[0] : part[1]][known]
     seen = lips @ T[:, :3, :3].transpose(1, 2) + T[:, None, :3, 3]
     pixels = seen @ track.K[0].T
     a = pixels[..., :2] / pixels[..., 2:]

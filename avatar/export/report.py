@@ -172,6 +172,8 @@ def write_report(
         "<h2>Where the error is</h2>",
         _regions(result),
         _tiles(pictures.regions, "large"),
+        _cameras(result),
+        *(_tiles(row, "three") for row in pictures.cameras),
         "<h2>Worst held-out frames</h2><p>Half a second apart at least. Error: black is none.</p>",
         worst or "<p>None was measured.</p>",
         "<h2>All 52 sliders at 1.0</h2>",
@@ -255,6 +257,29 @@ def _regions(result: dict[str, Any]) -> str:
         "<table><tr><th>Region</th><th>PSNR</th><th>of the error</th><th>of the pixels</th><th></th></tr>"
         f"{rows}</table>"
     )
+
+
+def _cameras(result: dict[str, Any]) -> str:
+    """What each camera of several measures; nothing for one."""
+    if not result.get("cameras"):
+        return ""
+    rows = "".join(
+        f"<tr><th>{row['camera']}</th><td>{_text(row['name'])}{', main' if row['main'] else ''}</td>"
+        f"<td>{'never fitted to' if row['held'] else 'fitted to'}</td>"
+        f'<td class="n">{_measured(row, "")}</td><td class="n">{_measured(row, "_all")}</td></tr>'
+        for row in result["cameras"]
+    )
+    return (
+        "<h2>Camera by camera</h2><table><tr><th>Camera</th><th></th><th></th><th>held-out frames</th>"
+        f"<th>all frames</th></tr>{rows}</table>"
+    )
+
+
+def _measured(row: Mapping[str, Any], suffix: str) -> str:
+    """PSNR and SSIM of a camera, where they were measured."""
+    if row.get(f"psnr{suffix}") is None:
+        return ""
+    return f"{row[f'psnr{suffix}']:.2f} dB, {row[f'ssim{suffix}']:.3f}"
 
 
 def _decibels(value: float | None) -> str:

@@ -67,6 +67,8 @@ class ReportPictures:
     """A row of yaws and a row of pitches, at rest."""
     strips: Sequence[Sequence[Tile]]
     """A row for each of ``STRIPS`` at ``STRIP_VALUES``."""
+    cameras: Sequence[Sequence[Tile]] = ()
+    """Of each camera of several the truth, the avatar and the error, in a held-out frame."""
 
 
 def make_pictures(
@@ -92,6 +94,7 @@ def make_pictures(
         sliders=slider_tiles(avatar),
         turntable=turntable(avatar),
         strips=expression_strips(avatar),
+        cameras=camera_rows(avatar, capture, result),
     )
 
 
@@ -134,19 +137,54 @@ def worst_frames(avatar: Avatar, capture: Capture, result: Mapping[str, Any]) ->
         if all(abs(frame - other) > capture.fps / 2 for other in frames) and len(frames) < WORST:
             frames.append(frame)
     width, height = result["resolution"]
-    camera = capture.camera().scaled(width, height)
-    states = capture.track.states()
-    rows = []
-    for frame in frames:
-        truth = np.round(capture.on_white(frame, size=(width, height)) * 255).astype(np.uint8)
-        (drawn,) = _drawn(avatar, [states[frame]], [camera], ["avatar"])
-        heat = error_map(truth, drawn.picture)
-        captions = (f"frame {frame}, held out", f"avatar, {psnr[frame]:.1f} dB", "error")
-        pictures = (truth, drawn.picture, heat)
-        rows.append(
-            [Tile(c, fitted_within(p, WIDE)) for c, p in zip(captions, pictures, strict=True)]
+    return [
+        _compared(
+            avatar,
+            capture,
+            frame,
+            capture.main,
+            (width, height),
+            (f"frame {frame}, held out", f"avatar, {psnr[frame]:.1f} dB"),
         )
+        for frame in frames
+    ]
+
+
+def camera_rows(avatar: Avatar, capture: Capture, result: Mapping[str, Any]) -> list[list[Tile]]:
+    """Draw, of a capture of several cameras, what each saw in the middle of the held-out frames."""
+    begin, end = result["split"]["test"]
+    rows = []
+    for row in result.get("cameras", ()):
+        camera = row["camera"]
+        missing = capture.cameras[camera].missing
+        seen = [f for f in range(begin, end) if capture.track.valid[f] and f not in missing]
+        if not seen:
+            continue
+        frame = seen[len(seen) // 2]
+        name = f"camera {camera}{', never fitted to' if row['held'] else ''}: frame {frame}"
+        size = (row["resolution"][0], row["resolution"][1])
+        about = f"avatar, {row['psnr']:.1f} dB over {row['frames']} frames"
+        rows.append(_compared(avatar, capture, frame, camera, size, (name, about)))
     return rows
+
+
+def _compared(
+    avatar: Avatar,
+    capture: Capture,
+    frame: int,
+    camera: int,
+    size: tuple[int, int],
+    captions: tuple[str, str],
+) -> list[Tile]:
+    """What a camera saw, the avatar, and the error."""
+    truth = np.round(capture.on_white(frame, camera, size=size) * 255).astype(np.uint8)
+    state, view = capture.track.states()[frame], capture.camera(camera).scaled(*size)
+    (drawn,) = _drawn(avatar, [state], [view], ["avatar"])
+    heat = error_map(truth, drawn.picture)
+    pictures = (truth, drawn.picture, heat)
+    return [
+        Tile(c, fitted_within(p, WIDE)) for c, p in zip((*captions, "error"), pictures, strict=True)
+    ]
 
 
 def error_map(truth: np.ndarray, picture: np.ndarray) -> np.ndarray:

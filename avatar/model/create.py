@@ -8,6 +8,7 @@ inside of the mouth: see ``create_features`` and ``mouth``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,7 @@ from avatar.capture_data import Capture, Track
 from avatar.checks import InputError
 from avatar.model.avatar import FEATURES, Avatar, Person
 from avatar.model.binding import HEAD, TORSO
+from avatar.model.create_around import best_views, seen_from_around, torso_around
 from avatar.model.create_features import (
     CHIN,
     Part,
@@ -30,7 +32,7 @@ from avatar.model.create_features import (
     with_inner_rig,
 )
 from avatar.model.create_torso import torso
-from avatar.model.create_views import Views
+from avatar.model.create_views import Views, frontal_camera
 from avatar.model.deformers import DEFORMERS, DeformerKind
 from avatar.model.mouth import inner_rig
 from avatar.rig.arkit import ARKIT_NAMES
@@ -85,7 +87,20 @@ class CreateConfig:
 
 def spread_frames(track: Track, frames: Tensor, count: int) -> Tensor:
     """Choose up to ``count`` of the frames [n] that differ most in head pose (farthest-point sampling)."""
-    T = track.T_world_head[frames]
+    return frames[_spread(track.T_world_head[frames], count)]
+
+
+def spread_views(track: Track, frames: Tensor, cameras: Tensor, count: int) -> Tensor:
+    """Choose up to ``count`` of the pictures, frames [n] of cameras [n], that see the head most differently.
+
+    Returns:
+        Their places among the n, ascending.
+    """
+    return _spread(track.T_cam_world[cameras] @ track.T_world_head[frames], count)
+
+
+def _spread(T: Tensor, count: int) -> Tensor:
+    """Return the places, ascending, of up to ``count`` of transforms [n, 4, 4] that differ most."""
     mean = T[:, :3, 3].mean(0)
     # 10 cm of translation count as much as one radian.
     points = torch.cat(
@@ -93,10 +108,53 @@ def spread_frames(track: Track, frames: Tensor, count: int) -> Tensor:
     )
     chosen = [int(torch.linalg.norm(points - points.median(0).values, dim=1).argmin())]
     distance = torch.linalg.norm(points - points[chosen[0]], dim=1)
-    while len(chosen) < min(count, len(frames)):
+    while len(chosen) < min(count, len(T)):
         chosen.append(int(distance.argmax()))
         distance = torch.minimum(distance, torch.linalg.norm(points - points[chosen[-1]], dim=1))
-    return frames[torch.tensor(sorted(chosen))]
+    return torch.tensor(sorted(chosen))
+
+
+def choose_views(capture: Capture, frames: Tensor, cameras: Sequence[int], count: int) -> Views:
+    """Open the pictures from which the first Gaussians are laid out.
+
+    Args:
+        capture: where from.
+        frames: [n] valid training frames.
+        cameras: indices of the cameras whose pictures may be looked at.
+        count: pictures of all cameras together, about.
+
+    Returns:
+        First the frame where torso and head frames coincide, in which the torso can be laid out, as the
+        camera before the face sees it; with several cameras, that frame from each of the others; then
+        those that see the head most differently.
+    """
+    track = capture.track
+    front = frontal_camera(capture, frames, cameras)
+    seen = _with_pictures(capture, frames, front)
+    apart = (track.T_world_head[seen] - track.T_world_torso[seen]).abs().amax((1, 2))
+    reference = seen[int(apart.argmin())]
+    if len(cameras) == 1:
+        chosen = spread_frames(track, seen, count)
+        chosen = torch.cat([reference[None], chosen[chosen != reference]])
+        return Views(capture, chosen, torch.full_like(chosen, front))
+    by_camera = {k: _with_pictures(capture, frames, k) for k in cameras}
+    f = torch.cat(list(by_camera.values()))
+    k = torch.cat([torch.full_like(their, camera) for camera, their in by_camera.items()])
+    spread = spread_views(track, f, k, count)
+    spread = spread[f[spread] != reference]
+    others = [c for c in cameras if c != front and bool((by_camera[c] == reference).any())]
+    first = torch.tensor([front, *others])
+    return Views(
+        capture, torch.cat([reference.expand(len(first)), f[spread]]), torch.cat([first, k[spread]])
+    )
+
+
+def _with_pictures(capture: Capture, frames: Tensor, camera: int) -> Tensor:
+    """Those of the frames [n] of which a camera has a picture."""
+    missing = capture.cameras[camera].missing
+    if not missing:
+        return frames
+    return frames[torch.tensor([int(f) not in missing for f in frames], dtype=torch.bool)]
 
 
 def describe_person(capture: Capture, frames: Tensor) -> Person:
@@ -149,6 +207,7 @@ def create_avatar(
     frames: Tensor,
     config: CreateConfig = CreateConfig(),
     *,
+    cameras: Sequence[int] | None = None,
     generator: torch.Generator,
 ) -> Avatar:
     """Make the avatar from which training starts.
@@ -157,6 +216,7 @@ def create_avatar(
         capture: an opened capture with its track.
         frames: [n] indices of the training frames; only valid ones are used.
         config: how many Gaussians go where.
+        cameras: indices of the cameras whose pictures are looked at; the main one where None.
         generator: source of randomness.
 
     Raises:
@@ -166,19 +226,15 @@ def create_avatar(
     frames = frames[track.valid[frames].bool()]
     need_frames(capture, frames)
     person = describe_person(capture, frames)
-    chosen = spread_frames(track, frames, config.hull_frames)
-    # The frame where torso and head frames coincide is the one where the torso can be laid out.
-    apart = (track.T_world_head[frames] - track.T_world_torso[frames]).abs().amax((1, 2))
-    reference = frames[int(apart.argmin())]
-    chosen = torch.cat([reference[None], chosen[chosen != reference]])
-    views = Views(capture, chosen)
+    views = choose_views(capture, frames, cameras or (capture.main,), config.hull_frames)
 
+    body = torso_around if seen_from_around(views) else torso
     means, colours, scales, opacities, torso_logits, eye, rigid = [], [], [], [], [], [], []
     triangles, weights = [], []
     parts = [
         _face(person, views, config.face, generator),
         clear_openings(person, _hair(person, views, config.hair, generator)),
-        clear_openings(person, torso(person, views, config.torso, generator)),
+        clear_openings(person, body(person, views, config.torso, generator)),
         *(eyeball(person, side, config.eye, views.colours, generator) for side in (0, 1)),
         mouth(person, config.mouth, views.colours, generator),
     ]
@@ -242,9 +298,23 @@ def _face(person: Person, views: Views, count: int, generator: torch.Generator) 
     weights = torch.stack([1 - root, root * (1 - r[:, 1]), root * r[:, 1]], 1)
     points = (person.lattice[skin][triangle] * weights[..., None]).sum(1)
     scale = 0.6 * (float((area * dense).sum()) / count / dense[triangle]).sqrt()
+    colours = views.colours(points)
+    reference = [k for k in range(len(views)) if int(views.frames[k]) == int(views.frames[0])]
+    if len(reference) > 1:
+        # Other cameras of that moment look at cheeks and temples more squarely.
+        corners = person.lattice[skin][triangle]
+        normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normals = torch.nn.functional.normalize(normals, dim=1)
+        outward = (points - torch.tensor(HEAD_CENTRE_M)) * normals
+        normals = normals * outward.sum(1, keepdim=True).sign()
+        spacing = float((area.sum() / count).sqrt())
+        view_of, best = best_views(views, views.T_cam_head, points, normals, spacing, reference)
+        colours = torch.where(
+            (best > 0)[:, None], views.sample_best(view_of, points, views.T_cam_head), colours
+        )
     return Part(
         points,
-        views.colours(points),
+        colours,
         scale,
         torch.full((count,), -5.0),
         torch.ones(count),
@@ -271,15 +341,15 @@ def hull(person: Person, views: Views) -> tuple[Tensor, Tensor]:
     possible = (distance < 1) & (points[:, 1] > chin[1])
     seen = torch.zeros(len(points))
     inside = torch.zeros(len(points))
-    for view in range(len(views.frames)):
-        uv, z = views.project(points, views.T_cam_head[view])
+    for view in range(len(views)):
+        uv, z = views.project(view, points, views.T_cam_head[view])
         shown, person_there = views.covered(view, uv)
         shown &= z > 0.05
         seen += shown
         inside += person_there
     # Masks flicker by a pixel or two; a voxel may miss a twentieth of the views.
     # What hardly any view shows is not worth a guess: it would float above a head cut by the frame.
-    solid = possible & (inside >= 0.95 * seen) & (seen >= 0.2 * len(views.frames))
+    solid = possible & (inside >= 0.95 * seen) & (seen >= 0.2 * len(views))
     solid = (solid & ~_before_face(person, points)).reshape(shape).float()
     smooth = torch.nn.functional.avg_pool3d(solid[None, None], 5, 1, 2)[0, 0]
     slope = torch.stack(torch.gradient(smooth), -1)
@@ -305,11 +375,11 @@ def _hair(person: Person, views: Views, count: int, generator: torch.Generator) 
     surface, normals = hull(person, views)
     if len(surface) == 0:
         return Part(torch.zeros(0, 3), torch.zeros(0, 3), VOXEL_M, torch.zeros(0), torch.zeros(0))
-    facing = torch.full((len(surface), len(views.frames)), -1.0)
-    for view in range(len(views.frames)):
+    facing = torch.full((len(surface), len(views)), -1.0)
+    for view in range(len(views)):
         T = views.T_cam_head[view]
         eye = -T[:3, :3].T @ T[:3, 3]
-        uv, _ = views.project(surface, T)
+        uv, _ = views.project(view, surface, T)
         _, there = views.covered(view, uv)
         cosine = (torch.nn.functional.normalize(eye - surface, dim=1) * normals).sum(1)
         facing[:, view] = torch.where(there, cosine, facing[:, view])
@@ -318,11 +388,7 @@ def _hair(person: Person, views: Views, count: int, generator: torch.Generator) 
     index = torch.multinomial(weight, count, replacement=True, generator=generator)
     jitter = (torch.rand(count, 3, generator=generator) - 0.5) * VOXEL_M
     points = surface[index] + jitter
-    colours = torch.zeros(count, 3)
-    for view in range(len(views.frames)):
-        rows = view_of[index] == view
-        uv, _ = views.project(points[rows], views.T_cam_head[view])
-        colours[rows] = views.sample(view, uv)
+    colours = views.sample_best(view_of[index], points, views.T_cam_head)
     hidden = best[index] <= 0.05
     if (~hidden).any():  # what no view sees takes the colour of the hair that one does
         high = ~hidden & (points[:, 1] > points[:, 1].median())

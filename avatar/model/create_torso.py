@@ -103,13 +103,13 @@ def _edge_depth(x: Tensor) -> Tensor:
 
 def _at_depth(uv: Tensor, z: Tensor, views: Views, view: int) -> Tensor:
     """Return where [n, 3] the rays of a view's pixels [n, 2] reach depth z [n], torso frame."""
-    K, T_torso_cam = views.camera.K, invert_rigid(views.T_cam_torso[view])
+    K, T_torso_cam = views.cameras[view].K, invert_rigid(views.T_cam_torso[view])
     rays = torch.cat([(uv - K[:2, 2]) / K.diag()[:2], torch.ones(len(uv), 1)], 1)
     direction, origin = rays @ T_torso_cam[:3, :3].T, T_torso_cam[:3, 3]
     return origin + direction * ((z - origin[2]) / direction[:, 2])[:, None]
 
 
-def _torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
+def torso_surface(person: Person, views: Views, free: np.ndarray) -> _Torso:
     """Take the shoulder line from the mask below the head, ``free`` [H, W] of the reference view."""
     chin_y = float(person.lattice[CHIN, 1])
     columns = np.nonzero(free.any(0))[0]
@@ -176,7 +176,7 @@ def _behind_edge(
     inward = np.stack([np.gradient(soft, axis=1), np.gradient(soft, axis=0)], -1)[rows, columns]
     inward = torch.nn.functional.normalize(torch.from_numpy(inward).float(), dim=1)
     uv = torch.from_numpy(np.stack([columns + 0.5, rows + 0.5], 1)).float()
-    pixels_m = float(views.T_cam_torso[0, 2, 3]) / float(views.camera.K[0, 0])
+    pixels_m = float(views.T_cam_torso[0, 2, 3]) / float(views.cameras[0].K[0, 0])
     layers = max(2, round(BEHIND_M / (step * pixels_m)))
     count = max(1, round(len(uv) / step)) * layers
     which = torch.randint(0, len(uv), (count,), generator=generator)
@@ -198,9 +198,10 @@ def _behind_edge(
 
 def _below_chin(chin_y: float, views: Views) -> np.ndarray:
     """Which pixels [H, W] of the reference view lie below the chin."""
-    chin, _ = views.project(torch.tensor([[0.0, chin_y, 0.0]]), views.T_cam_torso[0])
-    rows = np.arange(views.masks.shape[1]) > float(chin[0, 1])
-    return np.repeat(rows[:, None], views.masks.shape[2], 1)
+    chin, _ = views.project(0, torch.tensor([[0.0, chin_y, 0.0]]), views.T_cam_torso[0])
+    height, width = views.masks[0].shape
+    rows = np.arange(height) > float(chin[0, 1])
+    return np.repeat(rows[:, None], width, 1)
 
 
 def torso(person: Person, views: Views, count: int, generator: torch.Generator) -> Part:
@@ -215,11 +216,11 @@ def torso(person: Person, views: Views, count: int, generator: torch.Generator) 
     scales: list[Tensor] = []
     opacities: list[Tensor] = []
     step = 1.0
-    surface = _torso_surface(person, views, _without_head(person, views, 0))
-    pixels_m = float(views.T_cam_torso[0, 2, 3]) / float(views.camera.K[0, 0])
+    surface = torso_surface(person, views, without_head(person, views, 0))
+    pixels_m = float(views.T_cam_torso[0, 2, 3]) / float(views.cameras[0].K[0, 0])
     # The reference view, then the few that differ most, for what it does not show.
     for order, view in enumerate(range(0, len(views.frames), max(1, len(views.frames) // 6))):
-        free = _without_head(person, views, view)
+        free = without_head(person, views, view)
         if order == 0:
             step = max(1.0, math.sqrt((np.count_nonzero(free) or 1) / (0.9 * count)))
         uv = grid_pixels(free, step, generator)
@@ -234,7 +235,7 @@ def torso(person: Person, views: Views, count: int, generator: torch.Generator) 
         keep = (p[:, 1] < chin_y + 0.03) & (p[:, 2].abs() < 0.2) & (p[:, 0].abs() < 0.5)
         if points and len(p):
             _, distance = nearest_vertex(torch.cat(points), p)
-            keep &= distance > 1.5 * step * float(views.camera.K[0, 0]) ** -1 * 0.6
+            keep &= distance > 1.5 * step * float(views.cameras[0].K[0, 0]) ** -1 * 0.6
         if order > 0:
             keep[torch.randperm(len(p), generator=generator)[int(0.1 * count) :]] = False
         p, uv, coarse = p[keep], uv[keep], coarse[keep]
@@ -293,7 +294,7 @@ def _beyond_picture(free: np.ndarray, beyond: int) -> np.ndarray:
 
 def _mirrored(uv: Tensor, views: Views, view: int) -> Tensor:
     """Bring pixels [n, 2] beyond the picture back into it, mirrored where that falls on the person."""
-    height, width = views.masks.shape[1:]
+    height, width = views.masks[view].shape
     size = torch.tensor([width, height])
     back = torch.minimum(uv.abs(), 2 * size - uv.abs())
     _, there = views.covered(view, back)
@@ -301,16 +302,16 @@ def _mirrored(uv: Tensor, views: Views, view: int) -> Tensor:
     return back
 
 
-def _without_head(person: Person, views: Views, view: int) -> np.ndarray:
+def without_head(person: Person, views: Views, view: int) -> np.ndarray:
     """The person mask of a view less the head: bool [H, W]."""
     T = views.T_cam_head[view]
-    outline, _ = views.project(person.lattice, T)
+    outline, _ = views.project(view, person.lattice, T)
     convex = cv2.convexHull(outline.numpy().astype(np.int32))
     free = views.masks[view] > 127
     head = np.zeros(free.shape, np.uint8)
     cv2.fillConvexPoly(head, convex, (1,))
     # Above the ears' height nothing is torso.
-    ears, _ = views.project(torch.tensor([[-0.07, -0.03, 0.0], [0.07, -0.03, 0.0]]), T)
+    ears, _ = views.project(view, torch.tensor([[-0.07, -0.03, 0.0], [0.07, -0.03, 0.0]]), T)
     top = int(np.clip(float(ears[:, 1].max()), 0, free.shape[0]))
     free[:top] = False
     return free & (head == 0)

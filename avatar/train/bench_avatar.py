@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -21,14 +21,23 @@ from avatar.model.deformers import DEFORMERS, DeformerKind
 from avatar.raster import one_torch_thread
 from avatar.train.config import TrainConfig
 from avatar.train.evaluate import Detector, EvaluateConfig, evaluate
+from avatar.train.frames import training_cameras
 from avatar.train.loop import fit
-from avatar.train.novel_views import CameraRig, NovelView, filmed_by, measure_view
+from avatar.train.novel_views import (
+    CameraRig,
+    NovelView,
+    calibration_errors,
+    filmed_by,
+    measure_view,
+)
 from avatar.train.run_folder import can_resume, run_seconds
 from avatar.types import HeadState, Reporter, ignore_progress
 
 COLUMNS = 6
 """Frames on a contact sheet."""
 TIMED_POSES = 60
+SAME_DEG = 0.005
+"""A capture whose cameras are nowhere turned by more from the true ones was given those."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +101,30 @@ def bench_avatars(
 
     Returns:
         ``rows``: for each fit ``capture``, ``deformer``, ``psnr``, ``ssim``, ``flip``, ``lmd_px``,
-        ``fit_s``, ``pose_ms``, ``render_fps``, ``bytes``, ``gaussians``, ``regions``, ``sliders`` and
-        ``novel`` (see ``measure_view``, one entry a view).
+        ``fit_s``, ``pose_ms``, ``render_fps``, ``bytes``, ``gaussians``, ``regions``, ``sliders``,
+        ``novel`` (see ``measure_view``, one entry a view), ``cameras`` (of a capture of several, see
+        ``avatar.train.evaluate_cameras.measure_cameras``) and ``calibration``: how far its cameras are from
+        those of ``rig`` (see ``calibration_errors``), None where that is not known.
 
     Raises:
         InputError: no capture, captures of one name, or novel views that none of them belongs to.
     """
     if not captures:
         raise InputError("avatar bench avatar needs at least one capture folder.")
-    if bool(views) != (rig is not None):
-        raise InputError("--novel-truth and --novel-view belong together: give both or neither.")
     opened = {
         Path(path).resolve().name.removesuffix(".capture"): Capture(path) for path in captures
     }
     if len(opened) < len(captures):
         raise InputError("Two captures have one name, and so would their runs: rename one of them.")
+    for capture in opened.values():  # said before the first of them is fitted
+        training_cameras(capture, () if len(capture.cameras) == 1 else config.hold_cameras)
     seen = {name: rig is not None and filmed_by(c, rig) is not None for name, c in opened.items()}
+    several = any(len(capture.cameras) > 1 for capture in opened.values())
+    # Of a capture of several cameras the truth alone says something: how far they are from it.
+    if (views and rig is None) or (rig is not None and not views and not several):
+        raise InputError("--novel-truth and --novel-view belong together: give both or neither.")
+    if config.hold_cameras and not several:
+        raise InputError("--hold-cameras needs a capture of several cameras; none of these is.")
     if views and not any(seen.values()):
         raise InputError(
             "None of the captures was filmed by a camera of --novel-truth: give a capture of one of its "
@@ -126,7 +143,10 @@ def bench_avatars(
         novel_sheets = {view.name: Sheet(f"{name}-{view.name}") for view in views if seen[name]}
         for kind in kinds:
             run = folder / f"{name}-{kind}.run"
-            avatar = _fitted(capture, run, with_deformer(config, kind), report)
+            settings = with_deformer(config, kind)
+            if len(capture.cameras) == 1:
+                settings = replace(settings, hold_cameras=())
+            avatar = _fitted(capture, run, settings, report)
             result = evaluate(
                 avatar,
                 capture,
@@ -156,6 +176,7 @@ def bench_avatars(
                 "gaussians",
                 "regions",
                 "sliders",
+                "cameras",
             )
             rows.append(
                 {
@@ -166,6 +187,7 @@ def bench_avatars(
                     "pose_ms": pose_ms(avatar, capture.track.states()[held_out or [0]]),
                     "bytes": (run / "avatar.avatar").stat().st_size,
                     "novel": novel,
+                    "calibration": _calibration(capture, rig),
                 }
             )
         for one in (pictures, *novel_sheets.values()):
@@ -174,13 +196,20 @@ def bench_avatars(
     return {"rows": rows}
 
 
+def _calibration(capture: Capture, rig: CameraRig | None) -> dict[str, float] | None:
+    """How far a capture's cameras are from the true ones, where all of those filmed it."""
+    if rig is None or len(capture.cameras) != len(rig.T_cam_world) or len(rig.T_cam_world) < 2:
+        return None
+    return calibration_errors(capture, rig)
+
+
 def _fitted(capture: Capture, run: Path, config: TrainConfig, report: Reporter) -> Avatar:
     """The avatar of a run: read where it is finished, gone on with where it was begun, else fitted."""
     again = can_resume(capture, run, config)
     file = run / "avatar.avatar"
     if again and file.is_file():
         avatar = Avatar.load(file)
-        if avatar.header.get("config") == asdict(config):
+        if avatar.header.get("config") == config.to_json():
             return avatar
     fit(capture, run, config, resume=again, overwrite=not again, report=report)
     return Avatar.load(file)  # measured as it is stored
@@ -233,6 +262,17 @@ def print_table(result: dict[str, Any], console: Console) -> None:
             _number(row["bytes"] / 1e6, 1),
             str(row["sliders"]["exploded"]),
         )
+        for camera in row["cameras"]:
+            if camera["held"]:
+                for key, frames in (("", "last"), ("_all", "all frames")):
+                    values = _number(camera[f"psnr{key}"], 2), _number(camera[f"ssim{key}"], 4)
+                    name = f"  camera {camera['camera']}, never fitted to, {frames}"
+                    table.add_row(name, row["deformer"], *values)
+        if (off := row["calibration"]) is not None:
+            how = "the true ones" if off["rotation_deg"] < SAME_DEG else "its own"
+            table.add_row(
+                f"  cameras: {how}; {off['rotation_deg']:.2f} deg, {off['centre_share']:.2%} off"
+            )
         for view in row["novel"]:
             for key, frames in (("", "novel"), ("_all", "novel, all frames")):
                 values = _number(view[f"psnr{key}"], 2), _number(view[f"ssim{key}"], 4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from avatar.model.create import CreateConfig
 
@@ -86,9 +87,17 @@ class TrainConfig:
     """How often that is done, at even distances from the first step on."""
     checkpoint_seconds: float = 15.0
     """Longest time between checkpoints: what a kill can lose."""
+    hold_cameras: tuple[int, ...] = ()
+    """Indices of cameras that are not fitted to: what the avatar looks like from there is measured."""
     create: CreateConfig = field(default_factory=CreateConfig)
     """The first Gaussians."""
     rates: RateConfig = field(default_factory=RateConfig)
     """Learning rates."""
     densify: DensifyConfig = field(default_factory=DensifyConfig)
     """Densification."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all settings as JSON has them; no held cameras are left out, as runs of old had no word of them."""
+        value = asdict(self)
+        held = value.pop("hold_cameras")
+        return value | {"hold_cameras": list(held)} if held else value

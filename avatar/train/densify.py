@@ -16,6 +16,8 @@ from avatar.rotations import quat_to_matrix, transform_points
 from avatar.train.config import DensifyConfig
 from avatar.types import Camera, Gaussians, HeadState
 
+LEAST_FRAMED = 0.005
+"""Share of a Gaussian that a picture must frame for that to count as all there is to see."""
 SPLIT_SHRINK = 1.6
 """A split's halves are this much smaller (Kerbl et al. 2023, section 5.2)."""
 
@@ -105,17 +107,26 @@ def apply_plan(avatar: Avatar, adam: torch.optim.Optimizer, plan: Plan) -> None:
     adam.state.update(states)
 
 
-def shown_share(avatar: Avatar, states: Iterable[HeadState], camera: Camera) -> Tensor:
+def shown_share(
+    avatar: Avatar, states: Iterable[HeadState], camera: Camera, *, framed: bool = False
+) -> Tensor:
     """Return the share [N] of each Gaussian's picture that the best of the states shows.
 
     That is its weight in the picture, summed over pixels, by what the sum would be if nothing stood
     before it: 1 is in full view, 0 is behind opaque others or outside of the picture in every state.
+
+    Args:
+        avatar: whose Gaussians.
+        states: in which they are posed.
+        camera: that looks on.
+        framed: count only what the picture frames. With several cameras, what one frames whole stands at
+            the edge of another's picture, and shows there.
     """
     best = torch.zeros(len(avatar))
     for state in states:
         with torch.no_grad():
             gaussians = avatar.pose(state)
-            alone = _weight_alone(gaussians, camera)
+            alone = _weight_alone(gaussians, camera, framed)
         # The gradient of the pictures' sum to a colour is the weight that the colour has in it.
         probe = torch.zeros(len(avatar), 1, requires_grad=True)
         rasterize(replace(gaussians, colours=probe), camera).rgb.sum().backward()
@@ -124,8 +135,8 @@ def shown_share(avatar: Avatar, states: Iterable[HeadState], camera: Camera) -> 
     return best
 
 
-def _weight_alone(gaussians: Gaussians, camera: Camera) -> Tensor:
-    """Sum over pixels [N] of each Gaussian's opacity, as if it were whole in the picture."""
+def _weight_alone(gaussians: Gaussians, camera: Camera, framed: bool) -> Tensor:
+    """Sum over pixels [N] of each Gaussian's opacity, alone; as if it were whole in the picture, if not framed."""
     p = transform_points(camera.T_cam_world, gaussians.means)
     axes = torch.nn.functional.normalize(p, dim=1) @ camera.T_cam_world[:3, :3]
     axes = torch.einsum("nij,ni->nj", quat_to_matrix(gaussians.quats), axes)
@@ -134,4 +145,14 @@ def _weight_alone(gaussians: Gaussians, camera: Camera) -> Tensor:
     shadow = torch.linalg.norm(axes * torch.stack([b * c, a * c, a * b], 1), dim=1)
     pixels = shadow * camera.K[0, 0] * camera.K[1, 1] / p[:, 2].clamp(min=NEAR_PLANE).square()
     # The rasterizer widens every Gaussian by that variance.
-    return 2 * math.pi * gaussians.opacities * (pixels + EPS2D)
+    whole = 2 * math.pi * gaussians.opacities * (pixels + EPS2D)
+    if not framed:
+        return whole
+    # Taken for round, which is near enough to tell the edge's from those far outside.
+    sigma = (pixels + EPS2D).sqrt()
+    z = p[:, 2].clamp(min=NEAR_PLANE)
+    for axis, size in ((0, camera.width), (1, camera.height)):
+        at = p[:, axis] / z * camera.K[axis, axis] + camera.K[axis, 2]
+        ends = torch.special.ndtr((size - at) / sigma) - torch.special.ndtr(-at / sigma)
+        whole = whole * ends.clamp(min=LEAST_FRAMED)
+    return whole

@@ -18,6 +18,7 @@ import torch
 from avatar.capture_data import Capture
 from avatar.model.avatar import Avatar
 from avatar.raster import one_torch_thread, rasterize
+from avatar.train.evaluate_cameras import CameraListener, measure_cameras, preview_camera
 from avatar.train.metrics import alpha_iou, flip, lmd_px, lpips, psnr, ssim
 from avatar.train.regions import RegionErrors, label_regions
 from avatar.train.sanity import check_sliders
@@ -50,6 +51,7 @@ def evaluate(
     *,
     detect: Detector | None = None,
     picture: PictureListener | None = None,
+    camera_picture: CameraListener | None = None,
     config: EvaluateConfig = EvaluateConfig(),
     seconds: Mapping[str, float] | None = None,
     report: Reporter = ignore_progress,
@@ -60,8 +62,10 @@ def evaluate(
         avatar: the fitted avatar.
         capture: the capture it was fitted to; the valid frames of ``splits.test`` are used.
         detect: face landmark detector for ``lmd_px``; without one that value is None.
-        picture: is given every pair of pictures, for preview and contact sheet, at the size at which
-            they are compared.
+        picture: is given every pair of the main camera's pictures, for preview and contact sheet, at the
+            size at which they are compared; white for what that camera has no picture of.
+        camera_picture: of a capture of several cameras, is given pairs of pictures of each, every one of
+            the camera that ``preview_camera`` names.
         config: what is measured.
         seconds: what stages after the capture took, by name (see ``run_folder.run_seconds``).
         report: listener of progress.
@@ -78,11 +82,13 @@ def evaluate(
         ``avatar.train.regions``): ``psnr`` [dB] within the region, mean over the frames that show it
         (None where none does), ``error_share`` of the squared error and ``pixel_share`` of the pixels
         of all frames. ``sliders`` says what explodes with each of the 52 sliders at 1.0: see
-        ``avatar.train.sanity.check_sliders``.
+        ``avatar.train.sanity.check_sliders``. All of that is of the main camera; ``cameras`` has a row for
+        each camera of several, see ``avatar.train.evaluate_cameras.measure_cameras``, and is empty for one.
     """
     track, splits = capture.track, capture.splits
     everything = list(range(*splits.test))
-    frames = [f for f in everything if bool(track.valid[f])]
+    missing = capture.cameras[capture.main].missing
+    frames = [f for f in everything if bool(track.valid[f]) and f not in missing]
     side = config.max_side or trained_side(avatar) or max(capture.width, capture.height)
     size = capture.size_within(side)
     states, camera = track.states(), capture.camera().scaled(*size)
@@ -93,11 +99,15 @@ def evaluate(
     rows: dict[str, list[float]] = {name: [] for name in names}
     regions = RegionErrors()
     for order, frame in enumerate(everything):
-        truth = torch.from_numpy(capture.on_white(frame, size=size))
-        mask = capture.mask(frame, size=size)
         output = rasterize(avatar.pose(states[frame]), camera, background=white)
         image = output.rgb.clamp(0, 1)
         shown = (image * 255).round().byte().numpy()
+        if frame in missing:
+            if picture is not None:
+                picture(frame, np.full_like(shown, 255), shown)
+            continue
+        truth = torch.from_numpy(capture.on_white(frame, size=size))
+        mask = capture.mask(frame, size=size)
         if picture is not None:
             picture(frame, (truth * 255).round().byte().numpy(), shown)
         # Points are 0 where no face was found: there the state is interpolated, and says nothing.
@@ -125,6 +135,12 @@ def evaluate(
     def mean(name: str) -> float | None:
         return round(float(np.mean(rows[name])), 4) if rows[name] else None
 
+    cameras = []
+    if len(capture.cameras) > 1:
+        whole = preview_camera(avatar, capture)
+        cameras = measure_cameras(
+            avatar, capture, side, picture=camera_picture, whole=whole, report=report
+        )
     render_fps, animate_fps = _speed(avatar, states[frames or [0]], camera, config.speed_frames)
     taken = capture.seconds | dict(seconds or {})
     known = {k: round(float(taken.get(k, 0.0)), 2) for k in STAGES}
@@ -146,6 +162,7 @@ def evaluate(
         "seconds": known | {"total": round(sum(known.values()), 2)},
         "device": "cpu",
         "regions": regions.result(),
+        "cameras": cameras,
         "sliders": check_sliders(avatar),
         "split": {"train": list(splits.train), "test": list(splits.test)},
         "per_frame": {"frame": frames, "psnr": [round(v, 3) for v in rows["psnr"]]},

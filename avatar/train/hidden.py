@@ -7,18 +7,23 @@ from torch import Tensor
 
 from avatar.capture_data import Track
 from avatar.model.avatar import Avatar
-from avatar.model.create import spread_frames
+from avatar.model.create import spread_frames, spread_views
 from avatar.train.config import TrainConfig
 from avatar.train.densify import shown_share
 from avatar.train.frames import FrameStore
 
+MORE_WITNESSES = 2
+"""With several cameras so many times the rows are looked at: each sees a side of its own."""
+
 
 def witnesses(track: Track, store: FrameStore, count: int) -> Tensor:
-    """Return the training rows, ``count`` at most, in which hidden Gaussians are looked for.
+    """Return the training rows in which hidden Gaussians are looked for: ``count``, or twice that, at most.
 
-    Head pose alone decides: with the many coefficients of expression beside it, whole stretches
-    of turned heads had no witness, and what only they show was held still.
+    Head pose alone decides, as the camera sees it: with the many coefficients of expression beside it,
+    whole stretches of turned heads had no witness, and what only they show was held still.
     """
+    if len(store.cameras.unique()) > 1:
+        return spread_views(track, store.frames, store.cameras, MORE_WITNESSES * count)
     chosen = spread_frames(track, store.frames, count)
     return torch.searchsorted(store.frames.contiguous(), chosen)
 
@@ -32,5 +37,10 @@ def look_steps(config: TrainConfig) -> set[int]:
 
 def find_hidden(avatar: Avatar, store: FrameStore, rows: Tensor, share: float) -> Tensor:
     """Return which Gaussians [N], bool, each of the training rows shows less than ``share`` of."""
-    camera = store.camera.scaled(store.width // 2, store.height // 2)
-    return shown_share(avatar, (store.states[int(row)] for row in rows), camera) < share
+    several = len(store.cameras.unique()) > 1
+    best = torch.zeros(len(avatar))
+    for row in rows.tolist():
+        camera = store.camera(row)
+        half = camera.scaled(max(1, camera.width // 2), max(1, camera.height // 2))
+        best = torch.maximum(best, shown_share(avatar, [store.states[row]], half, framed=several))
+    return best < share

@@ -26,7 +26,7 @@ from avatar.train.checkpoint import fetch, load_newest, save_checkpoint, store
 from avatar.train.config import TrainConfig
 from avatar.train.deformer_step import make_deformer_step
 from avatar.train.densify import Plan, apply_plan, densify_steps, plan_densification
-from avatar.train.frames import FrameStore, training_frames
+from avatar.train.frames import AHEAD, FrameStore, training_cameras, training_frames
 from avatar.train.hidden import find_hidden, look_steps, witnesses
 from avatar.train.memory import available_bytes, cache_bytes, out_of_memory_said
 from avatar.train.placement import Placement
@@ -80,22 +80,29 @@ class Trainer:
         self.capture, self.run, self.config = capture, Path(run), config
         self._report = report
         # What cannot be fitted leaves no run behind.
-        valid = training_frames(capture)
+        valid = training_frames(capture, config.hold_cameras)
+        cameras = training_cameras(capture, config.hold_cameras)
         room = cache_bytes(capture, config, available_bytes())
         open_run(self.run, capture, config, resume=resume)
         restored = load_newest(self.run / "checkpoints") if resume else None
         self.generator = torch.Generator().manual_seed(config.seed)
         if restored is None:
-            self.avatar = create_avatar(capture, valid, config.create, generator=self.generator)
+            self.avatar = create_avatar(
+                capture, valid, config.create, cameras=cameras, generator=self.generator
+            )
         else:
             self.avatar = Avatar.load(self.run / "start.avatar")
         self.avatar.requires_grad_(True)
         every = math.ceil(len(valid) / config.max_frames)
         report(Progress("frames", 0, 0, "Reading frames"))
-        self.store = FrameStore(capture, valid[::every], config.max_side, cache_bytes=room)
-        self._features = torch.stack(
-            [self.avatar.features(self.store.states[row]) for row in range(len(self.store))]
-        )
+        frames = valid[::every]
+        if config.steps < len(frames) * len(cameras):
+            room = 0  # no picture is asked for twice
+        self.store = FrameStore(capture, frames, config.max_side, cameras=cameras, cache_bytes=room)
+        states = capture.track.states()
+        features = torch.stack([self.avatar.features(states[int(f)]) for f in frames])
+        # Of each row; cameras see one state.
+        self._features = features[torch.searchsorted(frames.contiguous(), self.store.frames)]
         # Training rows that the deformer has yet to step on, with the gradients of their blends [N, 13].
         self._pending: list[tuple[int, Tensor]] = []
         self._placement = Placement()
@@ -221,6 +228,7 @@ class Trainer:
         if len(self._order) == 0:
             self._order = torch.randperm(len(self.store), generator=self.generator)
         row, self._order = int(self._order[0]), self._order[1:]
+        self.store.expect([row, *self._order[:AHEAD].tolist()])
         return row
 
     def _step(self) -> tuple[float, float]:
@@ -409,10 +417,12 @@ class Trainer:
         if self.save_checkpoint() is None:
             self._roll_back(f"'{spoilt(self._state()[0])}' became NaN or infinite")
         avatar = self.avatar.requires_grad_(False)
-        reach = reach_of(self.capture.track, avatar.rest, training_frames(self.capture))
+        reach = reach_of(
+            self.capture.track, avatar.rest, training_frames(self.capture, self.config.hold_cameras)
+        )
         avatar.header |= {
             "source_sha256": self.capture.source_sha256,
-            "config": asdict(self.config),
+            "config": self.config.to_json(),
             "headsplat": __version__,
             "steps": self.step,
             **reach_header(reach),
@@ -420,6 +430,7 @@ class Trainer:
         write_result(self.run, self.step, len(avatar), self.seconds)
         avatar.save(path)
         self.writer.close()
+        self.store.close()
         return avatar
 
 
@@ -447,7 +458,9 @@ def fit(
     """
     run = Path(run)
     if overwrite and (run / "config.json").is_file():
-        training_frames(capture)  # what cannot be fitted does not cost the run that is there
+        training_frames(
+            capture, config.hold_cameras
+        )  # what cannot be fitted does not cost the run that is there
         shutil.rmtree(run)
     with out_of_memory_said(run):
         trainer = Trainer(capture, run, config, resume=resume, report=report)

@@ -93,9 +93,10 @@ def needed_bytes(capture: Capture, config: TrainConfig) -> int:
     # Value, gradient and two moments; the offsets' gradients are kept by the frame, not by the shape.
     floats = 4 * GAUSSIAN_FLOATS + channels * (3 * _shapes(create) + config.deformer_frames)
     model = 2 * 4 * count * floats
-    width, height = capture.size_within(config.max_side)
+    sizes = [capture.size_within(config.max_side, k) for k in range(len(capture.cameras))]
+    pixels = max(width * height for width, height in sizes)
     views = create.hull_frames * 4 * VIEW_SIDE * VIEW_SIDE
-    return int(model) + max(views, width * height * PIXEL_BYTES)
+    return int(model) + max(views, pixels * PIXEL_BYTES)
 
 
 def _shapes(create: CreateConfig) -> float:

@@ -22,7 +22,7 @@ from avatar.capture_data import Capture, on_white, shrunk
 from avatar.checks import InputError
 from avatar.model.avatar import Avatar
 from avatar.raster import rasterize
-from avatar.rotations import invert_rigid, rigid
+from avatar.rotations import invert_rigid, matrix_to_rotvec, rigid
 from avatar.train.evaluate import PictureListener, trained_side
 from avatar.train.metrics import psnr, ssim
 from avatar.train.regions import RegionErrors, label_regions
@@ -126,11 +126,44 @@ def true_scale(capture: Capture, rig: CameraRig, camera: int) -> float:
         )
     moved = torch.einsum("fe,evc->fvc", track.expression[frames], track.basis)
     corners = (track.lattice + moved)[:, list(CORNERS_LATTICE)].mean(1)
-    T = track.T_cam_world[0] @ track.T_world_head[frames]
+    T = track.T_cam_world[track.main] @ track.T_world_head[frames]
     middle = torch.einsum("fij,fj->fi", T[:, :3, :3], corners) + T[:, :3, 3]
     tracked = torch.linalg.norm(middle.double(), dim=1)
     true = torch.linalg.norm(rig.corners_seen(camera)[frames].mean(1), dim=1)
     return float((true / tracked).median())
+
+
+def calibration_errors(capture: Capture, rig: CameraRig) -> dict[str, float]:
+    """Return how far a capture's own cameras are from the true ones, as they stand to each other.
+
+    Args:
+        capture: filmed by all cameras of the rig, in its order.
+        rig: the true cameras.
+
+    Returns:
+        ``rotation_deg``: largest angle between the cameras' true and own rotations relative to the main
+        one. ``centre_share``: largest distance of a camera's centre from its true place, after the best
+        common scale, as a share of the main camera's distance from the eyes.
+
+    Raises:
+        InputError: the numbers of cameras differ.
+    """
+    main, own = capture.track.main, capture.track.T_cam_world.double()
+    if len(own) != len(rig.T_cam_world):
+        raise InputError(
+            f"{capture.path} has {len(own)} cameras and the truth {len(rig.T_cam_world)}. Give the truth of "
+            "the clips that were captured, all of them and in their order."
+        )
+    from_main = [T @ invert_rigid(T[main])[None] for T in (own, rig.T_cam_world)]
+    turn = matrix_to_rotvec(from_main[0][:, :3, :3].transpose(1, 2) @ from_main[1][:, :3, :3])
+    found, true = (-(T[:, :3, :3].transpose(1, 2) @ T[:, :3, 3:])[..., 0] for T in from_main)
+    scale = float((found * true).sum() / found.square().sum().clamp(min=1e-12))
+    apart = torch.linalg.norm(scale * found - true, dim=1).max()
+    distance = torch.linalg.norm(rig.corners_seen(main).mean(1), dim=1).median()
+    return {
+        "rotation_deg": round(float(torch.linalg.norm(turn, dim=1).max().rad2deg()), 4),
+        "centre_share": round(float(apart / distance), 5),
+    }
 
 
 def novel_camera(
@@ -152,8 +185,8 @@ def novel_camera(
     T_novel_trained = rig.T_cam_world[novel] @ invert_rigid(rig.T_cam_world[trained])
     T_novel_trained[:3, 3] /= scale
     # All cameras of the rig are alike, so what the tracker made of one focal length holds for each.
-    T = T_novel_trained.to(track.T_cam_world.dtype) @ track.T_cam_world[0]
-    return Camera(track.K[0], T, capture.width, capture.height)
+    T = T_novel_trained.to(track.T_cam_world.dtype) @ track.T_cam_world[track.main]
+    return Camera(track.K[track.main], T, capture.width, capture.height)
 
 
 def measure_view(

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def open_run(run: Path, capture: Capture, config: TrainConfig, *, resume: bool) 
         "capture": os.path.relpath(capture.path.resolve(), run.resolve()),
         "source_sha256": capture.source_sha256,
         "track_sha256": track_sha256(capture),
-        "config": asdict(config),
+        "config": config.to_json(),
     }
     file = run / "config.json"
     if file.is_file():
@@ -103,7 +102,7 @@ def can_resume(capture: Capture, run: Path, config: TrainConfig) -> bool:
         known = read_run(run)
     except InputError:
         return False
-    asked = (capture.source_sha256, track_sha256(capture), asdict(config))
+    asked = (capture.source_sha256, track_sha256(capture), config.to_json())
     same = tuple(known.get(name) for name in _SAME) == asked
     return same and bool(checkpoints(Path(run) / "checkpoints"))
 
