@@ -187,6 +187,13 @@ def _range(value: Any, frames: int) -> tuple[int, int]:
     return first, last
 
 
+def stored_splits(folder: Path) -> Splits:
+    """Read the split of a capture that is being made."""
+    value = json.loads((folder / "splits.json").read_text())
+    train, validation, test = ((int(a), int(b)) for a, b in (value[k] for k in SPLIT_NAMES))
+    return Splits(train, validation, test)
+
+
 def on_white(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Set a picture uint8 [H, W, 3] on white by its mask uint8 [H, W]: float32 [H, W, 3] in [0, 1]."""
     alpha = mask[..., None].astype(np.float32) / 255

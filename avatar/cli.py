@@ -30,6 +30,7 @@ from avatar.cli_common import (
     need_device,
     train_config,
 )
+from avatar.cli_dataset import Layout, captured_data_set, is_data_set
 from avatar.cli_eval import evaluate_run
 from avatar.cli_export import export
 from avatar.cli_film import need_no_background, write_film
@@ -163,11 +164,14 @@ def capture(
     focal_mm: float | None = None,
     overwrite: bool = False,
     guide: bool = False,
+    dataset: Layout | None = None,
+    only: str | None = None,
+    fps: float | None = None,
 ) -> None:
     """Read a clip, check it, find face and person in every frame, and track the head.
 
     Args:
-        videos: the clip (one for now).
+        videos: the clip (one for now), or the folder of a data set (docs/datasets.md).
         output: the capture folder to make, by custom NAME.capture; needed with a clip.
         mask: a matte clip of the same length (white is the person), instead of the built-in matting.
         mirrored: the clip is mirrored, as some selfie apps save it: flip it back.
@@ -176,6 +180,9 @@ def capture(
             its front one); found in the clip where not given.
         overwrite: replace what another clip left in the output folder.
         guide: print the page to follow when filming (what to do, for how long) and do nothing else.
+        dataset: how a data set's folder is laid out; told by its files where not given.
+        only: name of the one camera of a data set to take.
+        fps: frames a second of a data set that does not state them (25 are assumed).
     """
     if guide:
         from capture.guide import as_text
@@ -188,17 +195,40 @@ def capture(
             f"avatar capture needs {missing}: avatar capture VIDEO -o ME.capture. "
             "How to film: avatar capture --guide"
         )
-    with ProgressDisplay() as report:
-        captured = captured_clip(
-            list(videos),
-            output,
-            report,
-            mask=mask,
-            mirrored=mirrored,
-            max_side=max_side,
-            focal_mm=focal_mm,
-            overwrite=overwrite,
+    folder = is_data_set(videos)
+    if not folder and (dataset, only, fps) != (None, None, None):
+        raise UsageError(
+            "--dataset, --only and --fps are for folders of data sets, and this is a clip."
         )
+    clip_options = {
+        "--mask": mask is not None,
+        "--mirrored": mirrored,
+        "--focal-mm": focal_mm is not None,
+    }
+    with ProgressDisplay() as report:
+        if folder:
+            captured = captured_data_set(
+                videos[0],
+                output,
+                report,
+                layout=dataset,
+                only=only,
+                fps=fps,
+                max_side=max_side,
+                overwrite=overwrite,
+                clip_options=[name for name, given in clip_options.items() if given],
+            )
+        else:
+            captured = captured_clip(
+                list(videos),
+                output,
+                report,
+                mask=mask,
+                mirrored=mirrored,
+                max_side=max_side,
+                focal_mm=focal_mm,
+                overwrite=overwrite,
+            )
     console.print(f"{captured.frames} frames at {captured.fps:g} frames/s in {output}.")
     console.print(f"Look at {output}/report.html, then: avatar train {output} -o ME.run")
 

@@ -24,7 +24,7 @@ STAGES_FILE = "stages.json"
 
 LAYOUT = (
     "capture.json", "frames", "masks", "audio.wav", "landmarks.safetensors", "track.safetensors",
-    "splits.json", "report.html", STAGES_FILE,
+    "flame.safetensors", "splits.json", "report.html", STAGES_FILE,
 )  # fmt: skip
 """All that a capture folder holds."""
 

@@ -128,7 +128,7 @@ class DataSet:
         default = Splits.default(frames)
         parts = [{shot.part for shot in row if shot is not None} for row in self.shots]
         stated = {part for found in parts for part in found}
-        if stated == {"train"}:
+        if stated == {"train"} or "train" not in stated:  # it says nothing of frames
             return default, ""
         trained = np.array(["train" in found for found in parts])
         test = np.array(["train" not in found and "test" in found for found in parts])

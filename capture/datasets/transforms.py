@@ -54,11 +54,13 @@ class Row:
 
 def transform_files(folder: Path) -> list[tuple[Path, Part]]:
     """Return the files that describe a data set: those of its parts, or the one of all."""
-    parts = [(folder / name, part) for name, part in SPLIT_FILES if (folder / name).is_file()]
+    parts: list[tuple[Path, Part]] = [
+        (folder / name, part) for name, part in SPLIT_FILES if (folder / name).is_file()
+    ]
     if any(part == "train" for _, part in parts):
         return parts
-    whole = folder / "transforms.json"
-    return [(whole, "train")] if whole.is_file() else parts
+    whole: tuple[Path, Part] = (folder / "transforms.json", "train")
+    return [whole] if whole[0].is_file() else parts
 
 
 def read_rows(folder: Path) -> tuple[list[Row], dict[str, Any]]:
