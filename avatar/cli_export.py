@@ -42,12 +42,14 @@ def export(
     axes: Axes = "opengl",
     overwrite: bool = False,
     watermark: bool = True,
+    head_fixed: bool | None = None,
+    link: bool = False,
 ) -> None:
     """Write an avatar in another program's format: Gaussians, pictures, videos or its motion.
 
     Args:
         path: a .avatar file, a run folder, or a folder that `avatar create` made; for arkit-csv a
-            capture folder too.
+            capture folder too, and for nerfstudio and vhap-like nothing else.
         output: the file to write, or the folder for numbered files (png, and Gaussians with --drive).
         format: one of `avatar export --list`; told by the suffix of the output where not given.
         list_formats: print the formats and what opens them, and do nothing else.
@@ -66,6 +68,9 @@ def export(
             viewers expect of .ply and .splat files (an avatar upside down is one that wants it).
         overwrite: replace a folder of frames that is not empty.
         watermark: mark pictures and videos invisibly as those of this avatar (docs/sharing.md).
+        head_fixed: of a nerfstudio data set: the head is the world and cameras move around it, for methods
+            that learn what stands still; done for captures of one camera where not given.
+        link: link a data set's pictures to the capture's instead of copying them.
     """
     if list_formats:
         print(formats_table())
@@ -97,6 +102,8 @@ def export(
                 overwrite=overwrite,
                 watermark=watermark,
                 report=report,
+                head_fixed=head_fixed,
+                link=link,
             )
         )
     console.print(escape(f"{output}: {said}"))
