@@ -18,6 +18,7 @@ from avatar.cli_common import CameraName, OptionalOutput, UsageError
 from avatar.cli_export_formats import FORMATS, Axes, Export, Format
 from avatar.console import ProgressDisplay, console
 
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 ListFlag = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="list")]
 
 LARGEST_FPS = 240.0
@@ -42,8 +43,9 @@ def export(
     axes: Axes = "opengl",
     overwrite: bool = False,
     watermark: bool = True,
-    head_fixed: bool | None = None,
-    link: bool = False,
+    head_fixed: Switch = False,
+    cameras_fixed: Switch = False,
+    link: Switch = False,
 ) -> None:
     """Write an avatar in another program's format: Gaussians, pictures, videos or its motion.
 
@@ -69,7 +71,9 @@ def export(
         overwrite: replace a folder of frames that is not empty.
         watermark: mark pictures and videos invisibly as those of this avatar (docs/sharing.md).
         head_fixed: of a nerfstudio data set: the head is the world and cameras move around it, for methods
-            that learn what stands still; done for captures of one camera where not given.
+            that learn what stands still; done for captures of one camera where neither is given.
+        cameras_fixed: of a nerfstudio data set: cameras stand still and the head moves, for methods that
+            take time; done for captures of several cameras where neither is given.
         link: link a data set's pictures to the capture's instead of copying them.
     """
     if list_formats:
@@ -80,6 +84,10 @@ def export(
         raise UsageError(
             f"avatar export needs {missing}: avatar export ME.avatar -o ME.ply. "
             "The formats: avatar export --list"
+        )
+    if head_fixed and cameras_fixed:
+        raise UsageError(
+            "--head-fixed and --cameras-fixed contradict each other; give one of them."
         )
     chosen = choose_format(format, output)
     _check_numbers(frame, frames, fps, size)
@@ -102,7 +110,7 @@ def export(
                 overwrite=overwrite,
                 watermark=watermark,
                 report=report,
-                head_fixed=head_fixed,
+                head_fixed=head_fixed or (False if cameras_fixed else None),
                 link=link,
             )
         )

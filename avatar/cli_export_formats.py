@@ -64,6 +64,7 @@ class Export:
     watermark: bool
     report: Any
     head_fixed: bool | None = None
+    """Of data sets; None leaves it to the number of cameras."""
     link: bool = False
 
 
@@ -389,7 +390,8 @@ def _need_capture(job: Export, layout: str) -> None:
         "--size": job.size is not None,
         "--axes": job.axes != "opengl",
         "--background": job.background_named and not own,
-        "--head-fixed": job.head_fixed is not None and not own,
+        "--head-fixed": job.head_fixed is True and not own,
+        "--cameras-fixed": job.head_fixed is False and not own,
     }
     for name, there in given.items():
         if there:
