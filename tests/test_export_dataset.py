@@ -208,7 +208,7 @@ def test_several_cameras_keep_their_own_intrinsics_colours_and_gaps(
     other = next(e for e in top["frames"] if e["camera_index"] == 1)
     picture = cv2.cvtColor(cv2.imread(str(folder / other["file_path"])), cv2.COLOR_BGR2RGB)
     matched = both.frame(other["timestep_index"], 1).astype(float)
-    assert np.abs(picture - matched).mean() < 1
+    assert np.abs(picture - matched).mean() < 1.5
     assert np.abs(small_capture.frame(other["timestep_index"]) - matched).mean() > 4
     found = read_data_set(folder)
     assert [camera.name for camera in found.cameras] == ["cam0", "cam1"]

@@ -34,7 +34,11 @@ MADE_BY = "headsplat"
 """What ``made_by`` says in the transforms files of a folder that --overwrite may replace."""
 OPAQUE = 128
 """Masks are cut here: nerfstudio's are black or not."""
-JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
+JPEG = (
+    cv2.IMWRITE_JPEG_QUALITY, 95,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)  # fmt: skip
+"""As captures store pictures: full chroma, for lips and irises."""
 
 Background = Literal["as filmed", "transparent"] | tuple[float, float, float]
 
@@ -268,7 +272,7 @@ def _files(
     picture, mask = (folder / name for name in names.values())
     if capture.cameras[camera].gain != UNIT_GAIN:  # colours are matched as they are read
         bgr = cv2.cvtColor(capture.frame(frame, camera), cv2.COLOR_RGB2BGR)
-        _encode(picture, bgr, JPEG_QUALITY)
+        _encode(picture, bgr, JPEG)
     else:
         _place(source, picture, link)
     if masks == "masks":
