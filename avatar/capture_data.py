@@ -187,11 +187,16 @@ def _range(value: Any, frames: int) -> tuple[int, int]:
     return first, last
 
 
-def stored_splits(folder: Path) -> Splits:
-    """Read the split of a capture that is being made."""
-    value = json.loads((folder / "splits.json").read_text())
-    train, validation, test = ((int(a), int(b)) for a, b in (value[k] for k in SPLIT_NAMES))
-    return Splits(train, validation, test)
+def read_splits(folder: Path, frames: int) -> Splits:
+    """Read splits.json of a capture folder; raises InputError where it is missing or damaged."""
+    file = folder / "splits.json"
+    try:
+        value = json.loads(file.read_text())
+        return Splits(*(_range(value[k], frames) for k in SPLIT_NAMES))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(
+            f"{file} is missing or damaged ({error!r}). Run: avatar capture VIDEO -o {folder}"
+        ) from error
 
 
 def on_white(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -324,15 +329,7 @@ class Capture:
     @cached_property
     def splits(self) -> Splits:
         """The frame split of splits.json."""
-        file = self.path / "splits.json"
-        try:
-            value = json.loads(file.read_text())
-            splits = Splits(*(_range(value[k], self.frames) for k in SPLIT_NAMES))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise InputError(
-                f"{file} is missing or damaged ({error!r}). Run: avatar capture VIDEO -o {self.path}"
-            ) from error
-        return splits
+        return read_splits(self.path, self.frames)
 
     def camera(self, index: int | None = None) -> Camera:
         """The tracked camera at the stored frames' size; the main one where None."""

@@ -14,6 +14,7 @@ import data_set_folders as made
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from avatar.capture_data import Capture, Landmarks, Splits
 from avatar.checks import InputError
@@ -107,6 +108,22 @@ def test_a_jpeg_that_needs_no_change_keeps_its_very_bytes(tmp_path: Path) -> Non
     assert smaller is not None
     assert smaller.copied is None
     assert smaller.rgb.shape == (250, 250, 3)
+
+
+def test_a_jpeg_that_asks_to_be_turned_is_taken_as_its_pixels_lie(tmp_path: Path) -> None:
+    data = one_camera(tmp_path, [noise(SIDE, SIDE + 60, 3)], ".jpg")
+    path = tmp_path / "images" / "000.jpg"
+    plain = plan_pictures(data, 0, 4096).read(0)
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # a quarter turn
+        image.save(path, quality=98, exif=exif)
+    read = plan_pictures(data, 0, 4096).read(0)
+    assert plain is not None
+    assert read is not None
+    assert read.copied is None
+    assert read.rgb.shape == plain.rgb.shape == (SIDE, SIDE + 60, 3)
+    assert np.abs(read.rgb.astype(int) - plain.rgb).mean() < 3
 
 
 def test_odd_sides_lose_a_row_and_larger_pictures_shrink_with_their_focal_length(

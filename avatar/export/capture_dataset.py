@@ -257,9 +257,7 @@ def _picture(
     alpha = mask[..., None].astype(np.float32) / 255
     behind = 255 * np.array(options.background[::-1], np.float32)
     name = f"images/{stem}.jpg"
-    _encode(
-        folder / name, np.round(bgr * alpha + behind * (1 - alpha)).astype(np.uint8), JPEG_QUALITY
-    )
+    _encode(folder / name, np.round(bgr * alpha + behind * (1 - alpha)).astype(np.uint8), JPEG)
     return {"file_path": name}
 
 

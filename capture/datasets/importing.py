@@ -105,7 +105,7 @@ def make_data_frames(
     for name in ("track.safetensors", "splits.json", FLAME_FILE):
         (output / name).unlink(missing_ok=True)
     values = [_one_camera(data_set, k, plan, output, report) for k, plan in enumerate(plans)]
-    if not any(one.pop("faces") for one in values):
+    if not sum(one.pop("faces") for one in values):
         raise InputError(
             f"{data_set.folder} shows no face in any of its pictures. Check that it is a data set of a head, "
             f"in colour, the face towards a camera."

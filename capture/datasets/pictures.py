@@ -23,6 +23,7 @@ SAME_ASPECT = 0.01
 """By which share the aspect of pictures may differ from the one their intrinsics are stated for."""
 OPAQUE = 128
 """An alpha that nowhere falls below this is no mask."""
+EXIF_ORIENTATION = 0x0112
 ALPHA_PROBES = 3
 """Pictures that are looked at for an alpha that masks."""
 
@@ -88,7 +89,7 @@ class PicturePlan:
             rgb = np.where(alpha[..., None] > 0, image[..., :3], np.uint8(255))
             return Picture(self._stored(rgb), self._stored(alpha), None)
         rgb = self._stored(image)
-        as_it_is = rgb is image and path.suffix.lower() in (".jpg", ".jpeg")
+        as_it_is = rgb is image and path.suffix.lower() in (".jpg", ".jpeg") and _upright(path)
         return Picture(rgb, None, path if as_it_is else None)
 
     def mask(self, frame: int) -> np.ndarray:
@@ -148,6 +149,12 @@ class PicturePlan:
         if even != image.shape[:2] and self.size == (even[1], even[0]):
             return np.ascontiguousarray(image[: even[0], : even[1]])
         return shrunk(image, self.size)
+
+
+def _upright(path: Path) -> bool:
+    """Whether a file asks for no turning: intrinsics are of the pixels as they are stored."""
+    with Image.open(path) as image:
+        return image.getexif().get(EXIF_ORIENTATION, 1) == 1
 
 
 def plan_pictures(data_set: DataSet, camera: int, max_side: int) -> PicturePlan:
