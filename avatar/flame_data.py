@@ -75,7 +75,8 @@ class FlameTrack:
         tensors = {name: getattr(self, name) for name in FLAME_TENSORS}
         if self.static_offset is not None:
             tensors["static_offset"] = self.static_offset
-        typed = {n: t.bool() if n == "valid" else t.float() for n, t in tensors.items()}
+        # Copies: tensors that share memory, zeros for example, cannot go into one file.
+        typed = {n: (t.bool() if n == "valid" else t.float()).clone() for n, t in tensors.items()}
         write_tensors(path, typed, format=FLAME_FORMAT, version=FLAME_VERSION, header={})
 
     @staticmethod

@@ -368,7 +368,9 @@ def test_frames_of_several_cameras_share_a_time_line(
     assert known.names == ("0", "1")
     assert known.metric
     for k in range(2):
-        np.testing.assert_allclose(known.T_cam_world[k], made.opencv(made.pose(0.3 * k)))
+        np.testing.assert_allclose(
+            known.T_cam_world[k], made.opencv(made.pose(0.3 * k)), atol=1e-12
+        )
         assert float(known.K[k, 0, 0]) == pytest.approx(128 / np.tan(0.25))
 
 
