@@ -312,7 +312,21 @@ GARBAGE = st.one_of(
     st.floats(),
     st.text(max_size=8),
     st.sampled_from(
-        [10**400, -1, "", "../..", "/", "images", [[1]], [[], []], {}, [None] * 4, "a\0b"]
+        [
+            10**400,
+            -1,
+            "",
+            "../..",
+            "/",
+            "images",
+            [[1]],
+            [[], []],
+            {},
+            [None] * 4,
+            "a\0b",
+            "0\n",
+            "\ud800",
+        ]
     ),
     st.recursive(st.floats(), lambda inner: st.lists(inner, max_size=5), max_leaves=20),
 )

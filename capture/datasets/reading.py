@@ -142,9 +142,9 @@ class Fields:
         return matrix
 
     def text(self, key: str) -> str:
-        """Return a text that is not empty."""
+        """Return a text that is not empty, without control characters or broken Unicode."""
         value = self.get(key)
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
             state = "is missing" if value is None else f"is {_kind(value)}"
             raise self.wrong(key, state, "a text was expected")
         return value
