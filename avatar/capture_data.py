@@ -190,6 +190,18 @@ def _range(value: Any, frames: int) -> tuple[int, int]:
     return first, last
 
 
+def read_splits(folder: Path, frames: int) -> Splits:
+    """Read splits.json of a capture folder; raises InputError where it is missing or damaged."""
+    file = folder / "splits.json"
+    try:
+        value = json.loads(file.read_text())
+        return Splits(*(_range(value[k], frames) for k in SPLIT_NAMES))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(
+            f"{file} is missing or damaged ({error!r}). Run: avatar capture VIDEO -o {folder}"
+        ) from error
+
+
 def on_white(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Set a picture uint8 [H, W, 3] on white by its mask uint8 [H, W]: float32 [H, W, 3] in [0, 1]."""
     alpha = mask[..., None].astype(np.float32) / 255
@@ -320,15 +332,7 @@ class Capture:
     @cached_property
     def splits(self) -> Splits:
         """The frame split of splits.json."""
-        file = self.path / "splits.json"
-        try:
-            value = json.loads(file.read_text())
-            splits = Splits(*(_range(value[k], self.frames) for k in SPLIT_NAMES))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise InputError(
-                f"{file} is missing or damaged ({error!r}). Run: avatar capture VIDEO -o {self.path}"
-            ) from error
-        return splits
+        return read_splits(self.path, self.frames)
 
     def camera(self, index: int | None = None) -> Camera:
         """The tracked camera at the stored frames' size; the main one where None."""

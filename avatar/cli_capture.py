@@ -12,6 +12,7 @@ import tyro
 from rich.markup import escape
 
 from avatar.cli_common import OptionalOutput, UsageError, captured_clip
+from avatar.cli_dataset import Layout, captured_data_set, is_data_set
 from avatar.console import ProgressDisplay, console
 
 
@@ -30,6 +31,9 @@ def capture(
     rig: str = "lattice",
     overwrite: bool = False,
     guide: bool = False,
+    dataset: Layout | None = None,
+    only: str | None = None,
+    fps: float | None = None,
 ) -> None:
     """Read clips, check them, find face and person in every frame, and track the head.
 
@@ -38,7 +42,7 @@ def capture(
     from --calibration. A rerun goes on where it stopped, with the camera that it had come to.
 
     Args:
-        videos: the clip, or the clips of all cameras.
+        videos: the clip, or the clips of all cameras, or the folder of a data set (docs/datasets.md).
         output: the capture folder to make, by custom NAME.capture; needed with a clip.
         mask: a matte clip of the same length (white is the person), instead of the built-in matting; of
             several cameras one for each clip, in their order.
@@ -55,6 +59,9 @@ def capture(
         rig: the head model to fit: lattice, or the name of an imported one (avatar rig list).
         overwrite: replace what another clip left in the output folder.
         guide: print the page to follow when filming (what to do, for how long) and do nothing else.
+        dataset: how a data set's folder is laid out; told by its files where not given.
+        only: name of the one camera of a data set to take; all where not given.
+        fps: frames a second of a data set that does not state them (25 are assumed).
     """
     if guide:
         from capture.guide import as_text
@@ -73,21 +80,47 @@ def capture(
         raise UsageError("--mirrored says that all clips are mirrored: leave out --mirrored-clips.")
     if calibration_unit is not None and calibration is None:
         raise UsageError("--calibration-unit needs --calibration FILE.")
-    with ProgressDisplay() as report:
-        captured = captured_clip(
-            list(videos),
-            output,
-            report,
-            max_side=max_side,
-            mask=mask or None,
-            mirrored=mirrored_clips or mirrored,
-            focal_mm=focal_mm or None,
-            offsets=offsets or None,
-            calibration=calibration,
-            calibration_unit=calibration_unit,
-            rig=rig,
-            overwrite=overwrite,
+    folder = is_data_set(videos)
+    if not folder and (dataset, only, fps) != (None, None, None):
+        raise UsageError(
+            "--dataset, --only and --fps are for folders of data sets, and this is a clip."
         )
+    clip_options = {
+        "--mask": bool(mask),
+        "--mirrored": mirrored or bool(mirrored_clips),
+        "--focal-mm": bool(focal_mm),
+        "--offsets": bool(offsets),
+        "--calibration": calibration is not None,
+    }
+    with ProgressDisplay() as report:
+        if folder:
+            captured = captured_data_set(
+                videos[0],
+                output,
+                report,
+                layout=dataset,
+                only=only,
+                fps=fps,
+                rig=rig,
+                max_side=max_side,
+                overwrite=overwrite,
+                clip_options=[name for name, given in clip_options.items() if given],
+            )
+        else:
+            captured = captured_clip(
+                list(videos),
+                output,
+                report,
+                max_side=max_side,
+                mask=mask or None,
+                mirrored=mirrored_clips or mirrored,
+                focal_mm=focal_mm or None,
+                offsets=offsets or None,
+                calibration=calibration,
+                calibration_unit=calibration_unit,
+                rig=rig,
+                overwrite=overwrite,
+            )
     cameras = f", {len(captured.cameras)} cameras" if len(captured.cameras) > 1 else ""
     console.print(
         f"{captured.frames} frames{cameras} at {captured.fps:g} frames/s in {escape(str(output))}."

@@ -18,6 +18,7 @@ from avatar.cli_common import CameraName, OptionalOutput, UsageError
 from avatar.cli_export_formats import FORMATS, Axes, Export, Format
 from avatar.console import ProgressDisplay, console
 
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 ListFlag = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="list")]
 
 LARGEST_FPS = 240.0
@@ -42,12 +43,15 @@ def export(
     axes: Axes = "opengl",
     overwrite: bool = False,
     watermark: bool = True,
+    head_fixed: Switch = False,
+    cameras_fixed: Switch = False,
+    link: Switch = False,
 ) -> None:
     """Write an avatar in another program's format: Gaussians, pictures, videos or its motion.
 
     Args:
         path: a .avatar file, a run folder, or a folder that `avatar create` made; for arkit-csv a
-            capture folder too.
+            capture folder too, and for nerfstudio and vhap-like nothing else.
         output: the file to write, or the folder for numbered files (png, and Gaussians with --drive).
         format: one of `avatar export --list`; told by the suffix of the output where not given.
         list_formats: print the formats and what opens them, and do nothing else.
@@ -66,6 +70,11 @@ def export(
             viewers expect of .ply and .splat files (an avatar upside down is one that wants it).
         overwrite: replace a folder of frames that is not empty.
         watermark: mark pictures and videos invisibly as those of this avatar (docs/sharing.md).
+        head_fixed: of a nerfstudio data set: the head is the world and cameras move around it, for methods
+            that learn what stands still; done for captures of one camera where neither is given.
+        cameras_fixed: of a nerfstudio data set: cameras stand still and the head moves, for methods that
+            take time; done for captures of several cameras where neither is given.
+        link: link a data set's pictures to the capture's instead of copying them.
     """
     if list_formats:
         print(formats_table())
@@ -75,6 +84,10 @@ def export(
         raise UsageError(
             f"avatar export needs {missing}: avatar export ME.avatar -o ME.ply. "
             "The formats: avatar export --list"
+        )
+    if head_fixed and cameras_fixed:
+        raise UsageError(
+            "--head-fixed and --cameras-fixed contradict each other; give one of them."
         )
     chosen = choose_format(format, output)
     _check_numbers(frame, frames, fps, size)
@@ -97,6 +110,8 @@ def export(
                 overwrite=overwrite,
                 watermark=watermark,
                 report=report,
+                head_fixed=head_fixed or (False if cameras_fixed else None),
+                link=link,
             )
         )
     console.print(escape(f"{output}: {said}"))

@@ -63,6 +63,9 @@ class Export:
     overwrite: bool
     watermark: bool
     report: Any
+    head_fixed: bool | None = None
+    """Of data sets; None leaves it to the number of cameras."""
+    link: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def _opened(job: Export) -> tuple[Avatar, Path]:
     """The avatar; a capture, which has none yet, is told from it."""
     if (job.path / "capture.json").is_file():
         raise InputError(
-            f"{job.path} is a capture, of which only the motion can be exported (--format arkit-csv). "
+            f"{job.path} is a capture, of which the motion (--format arkit-csv) and pictures with cameras "
+            "(--format nerfstudio, vhap-like) can be exported. "
             f"Train first: avatar train {job.path} -o ME.run"
         )
     from avatar.train.restore import find_avatar
@@ -337,6 +341,65 @@ def _captured_motion(job: Export, captured: Capture) -> tuple[FaceMotion, float]
     return motion_from_states(states[: job.frames], rest, fps), fps
 
 
+def _data_set(layout: Literal["nerfstudio", "vhap-like"]) -> Callable[[Export], str]:
+    """Make the function of a format that captures are exported in."""
+
+    def write(job: Export) -> str:
+        from avatar.capture_data import Capture
+        from avatar.export.capture_dataset import (
+            DatasetOptions,
+            export_nerfstudio,
+            export_vhap_like,
+        )
+
+        _need_capture(job, layout)
+        background = job.background or "transparent" if job.background_named else "as filmed"
+        options = DatasetOptions(
+            head_fixed=job.head_fixed,
+            link=job.link,
+            background=background,
+            frames=job.frames,
+            overwrite=job.overwrite,
+        )
+        kind = export_nerfstudio if layout == "nerfstudio" else export_vhap_like
+        done = kind(Capture(job.path), job.output, options, job.report)
+        world = "the head is the world" if done.head_fixed else "cameras in the world"
+        said = (
+            f"{done.pictures} pictures of {done.steps} time steps, {done.cameras} cameras; {world}"
+        )
+        if layout == "nerfstudio":
+            return said
+        return f"{said}; {'FLAME' if done.flame else 'lattice (no FLAME)'} parameters"
+
+    return write
+
+
+def _need_capture(job: Export, layout: str) -> None:
+    """Refuse what is no capture, and options that a data set of one has no use for."""
+    if not (job.path / "capture.json").is_file():
+        raise InputError(
+            f"{job.path} is no capture, of which alone there are pictures for a {layout} data set. Give a "
+            "folder that avatar capture made (the me.capture beside an avatar)."
+        )
+    own = layout == "nerfstudio"
+    given = {
+        "--drive": job.drive not in (None, "self"),
+        "--expression": bool(job.expression),
+        "--frame": job.frame is not None,
+        "--fps": job.fps is not None,
+        "--size": job.size is not None,
+        "--axes": job.axes != "opengl",
+        "--background": job.background_named and not own,
+        "--head-fixed": job.head_fixed is True and not own,
+        "--cameras-fixed": job.head_fixed is False and not own,
+    }
+    for name, there in given.items():
+        if there:
+            raise InputError(f"{name} has nothing to act on in a {layout} data set. Leave it out.")
+    if job.link and job.background_named:
+        raise InputError("--link leaves pictures as they are, --background changes them: give one.")
+
+
 def _write_ply() -> Callable[[Path, Gaussians], None]:
     from avatar.export.ply import write_ply
 
@@ -440,6 +503,20 @@ FORMATS: dict[str, Format] = {
             "the motion: 52 ARKit coefficients, head and eyes, as Live Link Face records them",
             "Unreal's Live Link, Blender add-ons, avatar render --drive",
             _arkit,
+        ),
+        Format(
+            "nerfstudio",
+            (),
+            "of a capture: pictures, masks, cameras (transforms.json) and points to start from",
+            "nerfstudio (ns-train splatfacto), instant-ngp, Brush, gsplat's trainers",
+            _data_set("nerfstudio"),
+        ),
+        Format(
+            "vhap-like",
+            (),
+            "of a capture: VHAP's layout; FLAME parameters where its data set had them",
+            "trainers that read VHAP's exports",
+            _data_set("vhap-like"),
         ),
     )
 }

@@ -25,7 +25,7 @@ STAGES_FILE = "stages.json"
 
 LAYOUT = (
     "capture.json", "frames", "masks", "audio.wav", "landmarks.safetensors", "track.safetensors",
-    "splits.json", "report.html", STAGES_FILE,
+    "flame.safetensors", "splits.json", "report.html", STAGES_FILE,
 )  # fmt: skip
 """All that a capture folder holds, but for the points of further cameras: see ``belongs``."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from avatar import __version__
-from avatar.capture_data import Capture, Landmarks, Splits
+from avatar.capture_data import Capture, Landmarks, read_splits
 from avatar.checks import InputError
 from avatar.types import Progress, Reporter, ignore_progress
 from capture.folder import (
@@ -129,7 +129,7 @@ def _track_stage(
         size = (ingest["width"], ingest["height"])
         pictures = Pictures(output, *size)
         landmarks = Landmarks.load(output / "landmarks.safetensors")
-        splits = Splits.default(ingest["frames"])
+        splits = read_splits(output, ingest["frames"])
         scale = pictures.working_scale
         fitted = fit_track(
             [

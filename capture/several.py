@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -11,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from avatar import __version__
 from avatar.capture_data import Capture, Landmarks, Splits
 from avatar.checks import InputError
-from avatar.types import Progress, Reporter
+from avatar.types import Reporter
 from capture.calibration import KnownCameras, Placed, read_calibration
-from capture.colour_match import match_colours
-from capture.folder import Pictures, Stages, claim, disk_errors, is_complete, key_of, sha256_of
+from capture.folder import Stages, claim, disk_errors, is_complete, key_of, sha256_of
 from capture.ingest import ClipInfo, probe
 from capture.ingesting import make_frames, write_common
 from capture.matting import make_masks
@@ -27,10 +24,8 @@ from capture.settings import CaptureConfig
 from capture.summary import Filmed, finish
 from capture.synchronise import check_offsets, synchronise
 from capture.timeline import Take, missing_of
-from capture.track.fit import TOO_FEW, fit_track
-from capture.track.footage import Calibration, Footage
-from capture.tracking import MATTER, TRACKER, check_enough, focal_found, in_stored_pixels
-from capture.validity import judge_several
+from capture.track.fit import TOO_FEW
+from capture.tracking import MATTER, TRACKER, track_cameras
 
 SYNCHRONISER = 1
 """Version of what lays clips on one time line: raised where captures should be made anew."""
@@ -242,54 +237,11 @@ def _track_stage(
     known = None if source.placed is None else source.placed.calibration
 
     def make() -> dict[str, Any]:
-        start = time.perf_counter()
-        frames, fps = ingests[0]["frames"], ingests[0]["fps"]
-        report(Progress("track", 0, frames))
-        pictures = [Pictures(output, v["width"], v["height"], k) for k, v in enumerate(ingests)]
-        landmarks = [Landmarks.load(output / f"landmarks{k or ''}.safetensors") for k in cameras]
-        scales = [one.working_scale for one in pictures]
-        splits = Splits.default(frames)
-        footage = [
-            Footage(
-                _scaled(landmarks[k], scales[k]),
-                lambda frame, k=k: pictures[k].working(frame)[0],
-                pictures[k].working_mask,
-                *pictures[k].working_size,
-                missing=missing_of(ingests[k]),
-                focal_widths=focal[k],
-            )
-            for k in cameras
-        ]
-        fitted = fit_track(
-            footage,
-            fps=fps,
-            splits=splits,
-            calibration=None if known is None else _at_working_size(known, pictures),
-            model=config.face,
-            report=report,
+        return track_cameras(
+            output, ingests, mattes, known, report,
+            names=[video.name for video in source.videos], focal_widths=focal, model=config.face,
             config=config.track,
-        )
-        track = in_stored_pixels(fitted.track, scales)
-        main = track.main
-        judged = judge_several(landmarks[main], track, mattes[main]["looks"]["sharpness"])
-        check_enough(judged, splits)
-        gains, unmatched = match_colours(
-            [footage[k].frame for k in cameras], [one.landmarks for one in footage], main
-        )
-        replace(track, valid=torch.from_numpy(judged.valid)).save(output / "track.safetensors")
-        names = ", ".join(source.videos[k].name for k in unmatched)
-        return {
-            "focal": focal_found(fitted, scales[main]),
-            "invalid": judged.reasons,
-            "gains": [list(gain) for gain in gains],
-            "warnings": [
-                f"{names} shares too little skin with the main camera to match its colours: they are "
-                f"used as they are."
-            ]
-            if unmatched
-            else [],
-            "seconds": {"track": time.perf_counter() - start},
-        }
+        )  # fmt: skip
 
     cameras_known = None if known is None else [known.K.tolist(), known.T_cam_world.tolist()]
     keys = [stages.key(f"matte{k or ''}") for k in cameras]
@@ -298,18 +250,6 @@ def _track_stage(
         keys, TRACKER, asdict(config.track), focal, cameras_known, metric, *config.rig_key()
     )
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
-
-
-def _scaled(landmarks: Landmarks, scale: float) -> Landmarks:
-    return Landmarks(landmarks.points * scale, landmarks.valid)
-
-
-def _at_working_size(known: Calibration, pictures: Sequence[Pictures]) -> Calibration:
-    """Return the cameras in pixels of the pictures that the tracker is given."""
-    K = known.K.clone()
-    for k, one in enumerate(pictures):
-        K[k, :2] *= one.working_scale
-    return replace(known, K=K, sizes=tuple(one.working_size for one in pictures))
 
 
 def _check_views(source: _Sources, ingests: Sequence[dict[str, Any]], output: Path) -> None:

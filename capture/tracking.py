@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from avatar.capture_data import Splits, Track
+import torch
+
+from avatar.capture_data import Landmarks, Splits, Track, read_splits
 from avatar.checks import InputError
-from capture.track.fit import TOO_FEW, Tracked
-from capture.validity import Validity
+from avatar.rig.face_model import FaceModel
+from avatar.types import Progress, Reporter
+from capture.colour_match import match_colours
+from capture.folder import Pictures
+from capture.timeline import missing_of
+from capture.track.config import TrackConfig
+from capture.track.fit import TOO_FEW, Tracked, fit_track
+from capture.track.footage import Calibration, Footage
+from capture.validity import Validity, judge_several
 
 MATTER, TRACKER = 2, 2
 """Versions of what makes masks and tracks: raised where a capture made before should be made anew."""
@@ -50,3 +61,88 @@ def check_enough(judged: Validity, splits: Splits) -> None:
         f"needed (of all frames, {counts}). Film again: the whole face in the picture, in good light, "
         f"turned less than to the side."
     )
+
+
+def track_cameras(
+    output: Path,
+    ingests: Sequence[dict[str, Any]],
+    mattes: Sequence[dict[str, Any]],
+    known: Calibration | None,
+    report: Reporter,
+    *,
+    names: Sequence[str],
+    focal_widths: Sequence[float | None],
+    model: FaceModel | None,
+    config: TrackConfig,
+) -> dict[str, Any]:
+    """Track one head before several cameras, or before known ones; write track.safetensors.
+
+    Args:
+        output: the capture folder, with frames, masks, landmarks and splits.json.
+        ingests: values of the ingest stage, of each camera.
+        mattes: values of the matte stage, of each camera.
+        known: the cameras in pixels of their stored frames, where they are known.
+        report: listener.
+        names: of the cameras, for messages.
+        focal_widths: as ``Footage.focal_widths`` has it, of each camera.
+        model: the rig's faces; None for the default rig.
+        config: of the tracker.
+
+    Returns:
+        The track stage's values: ``focal``, ``invalid``, ``gains`` (colour, of each camera), ``warnings``,
+        ``seconds``.
+    """
+    start = time.perf_counter()
+    cameras, frames = range(len(ingests)), ingests[0]["frames"]
+    report(Progress("track", 0, frames))
+    pictures = [Pictures(output, v["width"], v["height"], k) for k, v in enumerate(ingests)]
+    landmarks = [Landmarks.load(output / f"landmarks{k or ''}.safetensors") for k in cameras]
+    scales = [one.working_scale for one in pictures]
+    splits = read_splits(output, frames)
+    footage = [
+        Footage(
+            Landmarks(landmarks[k].points * scales[k], landmarks[k].valid),
+            lambda frame, k=k: pictures[k].working(frame)[0],
+            pictures[k].working_mask,
+            *pictures[k].working_size,
+            missing=missing_of(ingests[k]),
+            focal_widths=focal_widths[k],
+        )
+        for k in cameras
+    ]
+    fitted = fit_track(
+        footage,
+        fps=ingests[0]["fps"],
+        splits=splits,
+        calibration=None if known is None else _at_working_size(known, pictures),
+        model=model,
+        report=report,
+        config=config,
+    )
+    track = in_stored_pixels(fitted.track, scales)
+    main = track.main
+    judged = judge_several(landmarks[main], track, mattes[main]["looks"]["sharpness"])
+    check_enough(judged, splits)
+    gains, unmatched = match_colours(
+        [one.frame for one in footage], [one.landmarks for one in footage], main
+    )
+    replace(track, valid=torch.from_numpy(judged.valid)).save(output / "track.safetensors")
+    warnings = [
+        f"{', '.join(names[k] for k in unmatched)} shares too little skin with the main camera to match its "
+        f"colours: they are used as they are."
+    ]
+    return {
+        "focal": focal_found(fitted, scales[main]),
+        "invalid": judged.reasons,
+        "gains": [list(gain) for gain in gains],
+        "warnings": warnings if unmatched else [],
+        "seconds": {"track": time.perf_counter() - start},
+    }
+
+
+def _at_working_size(known: Calibration, pictures: Sequence[Pictures]) -> Calibration:
+    """Return the cameras in pixels of the pictures that the tracker is given."""
+    K = known.K.clone()
+    for k, one in enumerate(pictures):
+        K[k, :2] *= one.working_scale
+    return replace(known, K=K, sizes=tuple(one.working_size for one in pictures))

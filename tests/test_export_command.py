@@ -97,7 +97,7 @@ def test_every_format_is_told_by_its_suffix(kind) -> None:
         (None, "me.obj", r"suffix \.obj"),
         (None, "me", "no suffix"),
         ("plyy", "me.ply", "Did you mean ply"),
-        ("nerfstudio", "me", "none of ply"),
+        ("realitycapture", "me", "none of ply"),
     ],
 )
 def test_an_unknown_format_is_told_with_what_there_is(format, output, words: str) -> None:

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What each part may import of the project. A part is named by its longest matching prefix.
 LEAVES = {
-    f"avatar.{name}" for name in ("types", "rotations", "checks", "tensorfile", "capture_data")
+    f"avatar.{name}"
+    for name in ("types", "rotations", "checks", "tensorfile", "capture_data", "flame_data")
 }
 MODEL = LEAVES | {"avatar.rig", "avatar.raster"}
 ALLOWED: dict[str, set[str]] = {
@@ -20,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.checks": LEAVES,
     "avatar.tensorfile": LEAVES,
     "avatar.capture_data": LEAVES,
+    "avatar.flame_data": LEAVES,
     "avatar.rig": LEAVES | {"avatar.rig"},
     "avatar.raster": LEAVES | {"avatar.raster", "cuda_ext"},
     "avatar.model": MODEL | {"avatar.model"},
@@ -33,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_bench": {"avatar", "capture", "configs", "viewer"},
     "avatar.cli_capture": {"avatar", "capture"},
     "avatar.cli_common": {"avatar", "capture", "configs"},
+    "avatar.cli_dataset": {"avatar", "capture"},
     "avatar.cli_eval": {"avatar", "capture"},
     "avatar.cli_export": {"avatar"},
     "avatar.cli_export_formats": {"avatar"},

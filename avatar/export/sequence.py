@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,28 @@ def numbered(frame: int, suffix: str) -> str:
     return f"{frame:06d}{suffix}"
 
 
+def _not_numbered(folder: Path) -> str | None:
+    names = sorted(entry.name for entry in folder.iterdir())
+    return next((name for name in names if not _NUMBERED.fullmatch(name)), None)
+
+
 @contextmanager
-def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    path: Path,
+    *,
+    overwrite: bool = False,
+    strange: Callable[[Path], str | None] = _not_numbered,
+) -> Iterator[Path]:
     """Yield an empty folder beside ``path`` that becomes ``path`` when the block ends well.
 
     On any error, Ctrl-C included, it is removed and what stood at ``path`` is as it was.
 
     Args:
         path: the folder to make; its parent must exist.
-        overwrite: replace a folder that is not empty. Only one of numbered files is replaced: a
-            folder that holds anything else was not made here, and is never deleted.
+        overwrite: replace a folder that is not empty. A folder that holds what was not made here is never
+            deleted.
+        strange: names what in a folder was not made here, None where all of it was; by default all but
+            numbered files.
 
     Raises:
         InputError: ``path`` is a file, or a folder that must not be replaced, or cannot be written.
@@ -47,7 +59,7 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     with naming_path(path):
-        _check_replaceable(path, overwrite)
+        _check_replaceable(path, overwrite, strange)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
@@ -57,7 +69,7 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             os.chmod(
                 temporary, 0o777 & ~umask
             )  # mkdtemp makes 0700; a result is an ordinary folder
-            _put_in_place(temporary, path, overwrite)
+            _put_in_place(temporary, path, overwrite, strange)
     except OSError as error:
         if error.errno in FULL:  # named by what the user knows, not by the file that did not fit
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -66,7 +78,7 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_replaceable(path: Path, overwrite: bool) -> None:
+def _check_replaceable(path: Path, overwrite: bool, strange: Callable[[Path], str | None]) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_dir() or path.is_symlink():
@@ -77,17 +89,19 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
             f"{path} is a folder that is not empty ({names[0]}). Name another folder with -o, or give "
             "--overwrite to replace it."
         )
-    strange = [name for name in names if not _NUMBERED.fullmatch(name)]
-    if strange:
+    found = strange(path) if names else None
+    if found is not None:
         raise InputError(
-            f"{path} holds {strange[0]}, which is no frame of a sequence, so --overwrite would delete "
+            f"{path} holds {found}, which is no frame of a sequence, so --overwrite would delete "
             "what was not exported. Name another folder with -o."
         )
 
 
-def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
+def _put_in_place(
+    temporary: Path, path: Path, overwrite: bool, strange: Callable[[Path], str | None]
+) -> None:
     """Rename the finished folder over ``path``, moving what stood there aside first."""
-    _check_replaceable(path, overwrite)  # once more: rendering took its time
+    _check_replaceable(path, overwrite, strange)  # once more: rendering took its time
     if not path.is_dir():
         os.replace(temporary, path)
         return

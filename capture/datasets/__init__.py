@@ -1,0 +1,1 @@
+"""Other people's data sets: one small reader for each layout, and the importer that makes captures of them."""
