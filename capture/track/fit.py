@@ -86,6 +86,10 @@ SHUT_QUANTILE = 0.05
 """A mouth is shut in at least this share of the frames."""
 FEWEST_KEYS, KEYS_FOR_CAMERAS = 16, 2.5
 """Several cameras take so many times the key pictures of one, of no fewer than so many frames."""
+ASIDE = 16
+"""Power of a face's squareness, relative to the camera that sees it best, with which the detector is
+believed: on eight rendered cameras expressions correlate by 0.80 with all alike, 0.81 with 6, 0.82 with
+16, gaze by 0.69, 0.76 and 0.77."""
 TOO_FEW = 30
 """Frames with a face that a personal rig needs."""
 
@@ -431,11 +435,23 @@ class _Fit:
         total = trust[:, :POINTS] / (1 + lost) / self.sigma**2
         total[:, IRIS] = 0
         own = visibility(frames.facing(rig)) / self.sigma**2
+        own = own * self._squareness(frames.pose)[:, None]
         a, b = total[:, DETECTED], own[:, DETECTED]
         blend = joined[:, DETECTED] * a[..., None] + detected[:, DETECTED] * b[..., None]
         joined[:, DETECTED] = blend / (a + b)[..., None]
         total[:, DETECTED] = a + b
         return Observations(joined, total)
+
+    def _squareness(self, pose: Pose) -> Tensor:
+        """How far the detector is believed [P] beside the other cameras of a frame; 1 of one camera.
+
+        It is best on faces that look at it: of shut lids and pursed lips seen from aside it says little.
+        """
+        if not isinstance(pose, HeadPose):
+            return pose.t.new_ones(len(pose.t))
+        square = frontality(pose.R).clamp_min(0.1)
+        best = square.new_zeros(pose.free).scatter_reduce_(0, pose.frame_of, square, "amax")
+        return (square / best[pose.frame_of]) ** ASIDE
 
     def _firm(self, pose: Pose) -> Tensor:
         """Information [n, 6, 6] of poses known to a tenth of a degree and a millimetre."""
@@ -528,7 +544,7 @@ class _Fit:
         zeros = frames.coefficients.new_zeros(len(self.detected), own)
         frames = replace(frames, coefficients=torch.cat([frames.coefficients, zeros], 1))
         prior = self._prior(count)
-        shut = self._blinks(frames.facing(rig))
+        shut = self._blinks(frames, frames.facing(rig))
         eyes = [ARKIT_INDEX["eyeBlinkLeft"], ARKIT_INDEX["eyeBlinkRight"]]
         mean = prior.mean.expand(len(self.detected), -1).clone()
         precision = prior.precision.expand(len(self.detected), -1).clone()
@@ -553,7 +569,7 @@ class _Fit:
         self._tick("All frames are fitted with the finished face.")
         return Frames(pose, found.coefficients)
 
-    def _blinks(self, facing: Tensor) -> Tensor:
+    def _blinks(self, frames: Frames, facing: Tensor) -> Tensor:
         """Blinks [P, 2] of the pictures with a face; the running median needs all frames of a camera.
 
         Of several cameras, those count that see the eye squarely; ``facing`` [P, 478] is the cosine
@@ -563,14 +579,15 @@ class _Fit:
         found = self.detected.new_zeros(len(self.detected), 2)
         for camera in range(len(seen_by.footage)):
             own = torch.nonzero(seen_by.taken_by(camera))[:, 0]
-            frames = self.index[seen_by.frame_of[own]]
+            taken = self.index[seen_by.frame_of[own]]
             if len(own):
-                every = fill(self.detected[own, :, :2], frames, self.total)
-                found[own] = blinks(every, self.fps)[frames]
+                every = fill(self.detected[own, :, :2], taken, self.total)
+                found[own] = blinks(every, self.fps)[taken]
         if seen_by.camera_of is None:
             return found
         lids = [list(REGIONS[f"lid_{side}_lower"]) for side in ("left", "right")]
-        square = torch.stack([facing[:, lid].mean(1) for lid in lids], 1).clamp_min(0.02) ** 4
+        square = torch.stack([facing[:, lid].mean(1) for lid in lids], 1).clamp_min(0.02) ** 2
+        square = square * self._squareness(frames.pose)[:, None]
         return seen_by.mean(found, square)[seen_by.frame_of]
 
     def _residual(self, rig: Rig, frames: Frames) -> Tensor:
