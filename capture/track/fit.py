@@ -594,12 +594,12 @@ class _Fit:
         """Root mean square distance [n] of the model from the points detected in a frame, pixels.
 
         The detector's slide over the skin with the head's turn is its own, learnt from the training
-        frames, and taken out; points weigh as they face the camera.
+        frames, and taken out; points weigh as they face the camera, and cameras as they see the face.
         """
         away = self.detected[..., :2] - frames.points(rig)
         slide = Slide.learnt(away[self.train], frames.pose[self.train])
         squared = (away - slide.of(frames.pose)).square().sum(-1)
-        weight = visibility(frames.facing(rig))
+        weight = visibility(frames.facing(rig)) * self._squareness(frames.pose)[:, None]
         total = self.seen_by.mean((weight * squared).sum(1), None)
         return (total / self.seen_by.mean(weight.sum(1), None)).sqrt()
 
