@@ -31,6 +31,8 @@ TRACK_FORMAT = "headsplat.track"
 TRACK_VERSION = 1
 LANDMARKS_FORMAT = "headsplat.landmarks"
 LANDMARKS_VERSION = 1
+COPIES = "pyramid"
+"""Folder of a capture with small copies of large frames, which the fit leaves: see ``avatar.train.pictures``."""
 
 TRACK_TENSORS = {
     "K": "C 3 3",
