@@ -18,7 +18,7 @@ from test_calibrations import as_transforms, rig
 from test_capture import ROOT, Stopped, contents, portrait, stop_at
 from test_ingest import write_clip
 
-from avatar.capture_data import CaptureCamera, Landmarks, Splits
+from avatar.capture_data import Capture, CaptureCamera, Landmarks, Splits
 from avatar.checks import InputError
 from capture.colour_match import match_colours
 from capture.folder import Stages, belongs
@@ -274,3 +274,25 @@ def test_equal_cameras_are_left_as_they_are() -> None:
 def test_a_cameras_entry_goes_both_ways() -> None:
     camera = CaptureCamera("a.mp4", 640, 480, frozenset({0, 1, 7}), (1.1, 1.0, 0.9))
     assert CaptureCamera.from_json(0, json.loads(json.dumps(camera.to_json()))) == camera
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"missing": [[0, 10**15]]},
+        {"missing": [[5, 2]]},
+        {"missing": [[-3, 2]]},
+        {"missing": 7},
+        {"width": float("inf")},
+        {"gain": [1, 1]},
+        {"gain": [0, 1, 1]},
+        None,
+    ],
+)
+def test_damaged_entries_of_cameras_are_one_sentence(tmp_path: Path, entry: dict | None) -> None:
+    whole = {"width": 640, "height": 480, "source": "a.mp4"}
+    cameras = [whole, None if entry is None else {**whole, **entry}]
+    header = {"format": "headsplat.capture", "version": 1, "frames": 9, "fps": 25}
+    (tmp_path / "capture.json").write_text(json.dumps({**header, "cameras": cameras}))
+    with pytest.raises(InputError, match=r"capture\.json is damaged"):
+        Capture(tmp_path)
