@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ SCENE = 62
 STARTS = {"left": 0, "right": 6}
 LENGTH = 52
 OFFSETS = (0.0, 0.24)
+KINDS = ("frames", "masks")
 
 
 def view(name: str, frame: int, size: int = 256) -> np.ndarray:
@@ -142,6 +144,47 @@ capture_video(clips, Path(sys.argv[1]), CaptureConfig(offsets={OFFSETS}), listen
     assert contents(folder) == contents(prepared)
     assert kept.stat().st_mtime_ns == before[0], "the finished camera is kept"
     assert begun.stat().st_mtime_ns > before[1], "the unfinished one is made anew"
+
+
+def test_another_offset_makes_that_camera_anew_and_no_other(
+    clips: list[Path], prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "me.capture"
+    shutil.copytree(prepared, folder)
+
+    def stamps(camera: int) -> dict[Path, int]:
+        files = [path for kind in KINDS for path in (folder / kind / f"cam{camera}").iterdir()]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = [stamps(camera) for camera in (0, 1)]
+    prepare(clips, folder, CaptureConfig(offsets=(0.0, 0.23)))
+    assert stamps(0) == before[0]
+    assert not set(stamps(1).items()) & set(before[1].items())
+    for kind in KINDS:
+        assert frames_of(folder, kind, 1) == frames_of(prepared, kind, 1)
+
+
+def test_overwriting_leaves_nothing_of_a_capture_of_more_cameras(
+    clips: list[Path], prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "me.capture"
+    shutil.copytree(prepared, folder)
+    for name in ("pyramid/720/cam1/000000-12345678.png", "frames/cam7/000000.jpg"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("of the capture before")
+    (folder / "landmarks7.safetensors").write_text("of the capture before")
+    with pytest.raises(InputError, match="holds the capture of another video"):
+        capture_video(clips[:1], folder)
+    prepare(clips[:1], folder, CaptureConfig(overwrite=True))
+    names = sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.parent.parent != folder
+    )
+    kinds = [name for name in names if not name.endswith((".jpg", ".png"))]
+    assert kinds == [
+        "frames", "landmarks.safetensors", "masks", "splits.json", "stages.json",
+    ]  # fmt: skip
+    for kind in KINDS:
+        assert [path.name for path in (folder / kind).iterdir()] == ["cam0"]
 
 
 def test_given_masks_follow_their_clips(clips: list[Path], tmp_path: Path) -> None:
