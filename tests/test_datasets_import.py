@@ -352,7 +352,7 @@ def test_frames_of_several_cameras_share_a_time_line(
     output = tmp_path / "me.capture"
     output.mkdir()
     values = make_data_frames(data, plans, output, lambda _: None)
-    assert [one["missing"] for one in values] == [[], [7]]
+    assert [one["missing"] for one in values] == [[], [[7, 8]]]
     assert all(one["frames"] == 40 and one["fps"] == 30 for one in values)
     assert not (output / "frames" / "cam1" / "000007.jpg").exists()
     second = Landmarks.load(output / "landmarks1.safetensors")
