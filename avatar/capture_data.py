@@ -31,6 +31,8 @@ TRACK_FORMAT = "headsplat.track"
 TRACK_VERSION = 1
 LANDMARKS_FORMAT = "headsplat.landmarks"
 LANDMARKS_VERSION = 1
+COPIES = "pyramid"
+"""Folder of a capture with small copies of large frames, which the fit leaves: see ``avatar.train.pictures``."""
 
 TRACK_TENSORS = {
     "K": "C 3 3",
@@ -209,6 +211,8 @@ def on_white(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 UNIT_GAIN = (1.0, 1.0, 1.0)
+MOST_FRAMES = 10_000_000
+"""Frames beyond which a number is a mistake: four days at 30 a second."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,8 @@ class CaptureCamera:
         red, green, blue = (float(v) for v in value.get("gain", UNIT_GAIN))
         if not all(0 < v < 100 for v in (red, green, blue)):
             raise ValueError(f"the gain of camera {index} is {(red, green, blue)}")
+        if not all(0 <= a < b <= MOST_FRAMES for a, b in ranges):
+            raise ValueError(f"the missing frames of camera {index} are {ranges[:3]}")
         return CaptureCamera(
             name=str(value.get("source", f"cam{index}")),
             width=int(value["width"]),
@@ -298,7 +304,9 @@ class Capture:
             if self.main < 0:
                 raise IndexError(self.main)
             self.width, self.height = self.cameras[self.main].size
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        except (
+            ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, OSError,
+        ) as error:  # fmt: skip
             raise InputError(f"{file} is damaged ({error!r}). {remedy}") from error
         self.header: dict[str, Any] = header
 
@@ -326,6 +334,12 @@ class Capture:
             raise InputError(
                 f"{self.path}: track.safetensors has {len(track)} frames, capture.json says "
                 f"{self.frames}. Run: avatar capture VIDEO -o {self.path}"
+            )
+        if len(track.K) != len(self.cameras) or track.main != self.main:
+            raise InputError(
+                f"{self.path}: track.safetensors has {len(track.K)} cameras, {track.main} the main one, "
+                f"capture.json says {len(self.cameras)} and {self.main}. Run: avatar capture VIDEO -o "
+                f"{self.path}"
             )
         return track
 

@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 
 from avatar.checks import InputError
-from capture.known_camera import KnownCamera, checked, pinhole
+from capture.known_camera import (
+    DISTORTION,
+    OPENGL,
+    PINHOLE_MODELS,
+    KnownCamera,
+    checked,
+    pinhole,
+)
 
-MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
-"""Camera models that are pinholes, or come to one when their pictures are straightened."""
-OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 MOST = 100_000
 """Frames that are read."""
 
@@ -72,10 +76,10 @@ def _said(error: Exception) -> str:
 def _camera(frame: Mapping[str, Any], number: int) -> KnownCamera:
     """Read one frame; ValueError, KeyError, TypeError where it is damaged, InputError for its model."""
     model = str(frame.get("camera_model", "OPENCV"))
-    if model not in MODELS:
+    if model not in PINHOLE_MODELS:
         raise InputError(
             f"The camera model {model} of transforms.json is not known here; expected one of "
-            f"{', '.join(MODELS)}. Undistort the pictures first."
+            f"{', '.join(PINHOLE_MODELS)}. Undistort the pictures first."
         )
     matrix = np.array(frame["transform_matrix"], float)
     if matrix.shape == (3, 4):
@@ -102,7 +106,7 @@ def _camera(frame: Mapping[str, Any], number: int) -> KnownCamera:
             f"Frame {number} of transforms.json has k4 = {k4:g}, which is a fisheye lens's; expected k1, "
             f"k2, k3, p1, p2 alone. Undistort the pictures first."
         )
-    bend = tuple(float(frame.get(name, 0)) for name in ("k1", "k2", "p1", "p2", "k3"))
+    bend = tuple(float(frame.get(name, 0)) for name in DISTORTION)
     return KnownCamera(
         names=_names(frame, number),
         size=size,

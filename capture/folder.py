@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from avatar.capture_data import REDUCED_COLOUR, shrunk
+from avatar.capture_data import COPIES, REDUCED_COLOUR, shrunk
 from avatar.checks import InputError
 from avatar.tensorfile import write_json
 
@@ -25,7 +25,7 @@ STAGES_FILE = "stages.json"
 
 LAYOUT = (
     "capture.json", "frames", "masks", "audio.wav", "landmarks.safetensors", "track.safetensors",
-    "flame.safetensors", "splits.json", "report.html", STAGES_FILE,
+    "flame.safetensors", "splits.json", "report.html", COPIES, STAGES_FILE,
 )  # fmt: skip
 """All that a capture folder holds, but for the points of further cameras: see ``belongs``."""
 
@@ -99,10 +99,8 @@ class Stages:
         kept = self.done.get(name)
         if kept is not None and kept.get("key") == key and files(kept["values"]):
             return kept["values"]
-        # Whatever follows was made from what is about to change.
-        names = list(self.done)
-        for later in names[names.index(name) :] if name in names else []:
-            del self.done[later]
+        # What follows and was made from this has its key in its own; the rest (other cameras) stands.
+        self.done.pop(name, None)
         self.write()
         (self.path.parent / "capture.json").unlink(missing_ok=True)
         values = make()

@@ -8,6 +8,12 @@ import numpy as np
 
 from avatar.checks import InputError
 
+OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+"""OpenGL camera axes (y up, z backwards) to OpenCV's (y down, z forwards), and back."""
+PINHOLE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+"""Camera models of transforms.json that a pinhole and OpenCV's five coefficients say all of."""
+DISTORTION = ("k1", "k2", "p1", "p2", "k3")
+"""Names of those coefficients there, in OpenCV's order."""
 RIGID = 2e-3
 """Departure of a rotation from orthogonality that rounding in a text file may make."""
 NEGLIGIBLE_PX = 0.05

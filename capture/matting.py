@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +106,17 @@ def make_masks(
                     f"A mask clip needs one picture for every frame of the video."
                 )
     return {
-        "looks": {
-            field.name: [None if look is None else getattr(look, field.name) for look in looks]
-            for field in fields(FrameLook)
-        },
+        "looks": looks_of(looks),
         "background": None if mask is not None else backdrop.share if backdrop else 0.0,
         "seconds": {"matte": time.perf_counter() - start},
+    }
+
+
+def looks_of(looks: Sequence[FrameLook | None]) -> dict[str, list[float | None]]:
+    """Return each field of ``FrameLook`` as a list over frames; None where there is no face."""
+    return {
+        field.name: [None if look is None else getattr(look, field.name) for look in looks]
+        for field in fields(FrameLook)
     }
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from avatar import __version__
-from avatar.capture_data import Capture, Landmarks, read_splits
+from avatar.capture_data import Capture
 from avatar.checks import InputError
-from avatar.types import Progress, Reporter, ignore_progress
+from avatar.types import Reporter, ignore_progress
 from capture.folder import (
-    Pictures,
     Stages,
     claim,
     disk_errors,
@@ -29,10 +25,7 @@ from capture.matting import make_masks
 from capture.settings import CaptureConfig as CaptureConfig  # part of this module's interface
 from capture.several import capture_several
 from capture.summary import Filmed, finish
-from capture.track.fit import fit_track
-from capture.track.footage import Footage
-from capture.tracking import MATTER, TRACKER, check_enough, focal_found, in_stored_pixels
-from capture.validity import judge_frames
+from capture.tracking import MATTER, TRACKER, track_cameras
 
 
 def capture_video(
@@ -78,7 +71,7 @@ def capture_video(
         stages = claim(output, sha256, config.overwrite)
         frames = _ingest_stage(stages, clip, output, ingest, report)
         matte = _matte_stage(stages, frames, mask, output, report)
-        track = _track_stage(stages, frames, matte, output, config, report)
+        track = _track_stage(stages, frames, matte, video, output, config, report)
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             finish([Filmed(clip, frames, matte)], sha256, track, output)
     return Capture(output)
@@ -119,49 +112,16 @@ def _track_stage(
     stages: Stages,
     ingest: dict[str, Any],
     matte: dict[str, Any],
+    video: Path,
     output: Path,
     config: CaptureConfig,
     report: Reporter,
 ) -> dict[str, Any]:
     def make() -> dict[str, Any]:
-        start = time.perf_counter()
-        report(Progress("track", 0, ingest["frames"]))
-        size = (ingest["width"], ingest["height"])
-        pictures = Pictures(output, *size)
-        landmarks = Landmarks.load(output / "landmarks.safetensors")
-        splits = read_splits(output, ingest["frames"])
-        scale = pictures.working_scale
-        fitted = fit_track(
-            [
-                Footage(
-                    Landmarks(landmarks.points * scale, landmarks.valid),
-                    lambda frame: pictures.working(frame)[0],
-                    pictures.working_mask,
-                    *pictures.working_size,
-                )
-            ],
-            fps=ingest["fps"],
-            splits=splits,
-            model=config.face,
-            report=report,
-            config=config.track,
-        )
-        track = in_stored_pixels(fitted.track, [scale])
-        judged = judge_frames(
-            landmarks,
-            track,
-            matte["looks"]["sharpness"],
-            width=size[0],
-            height=size[1],
-            others=ingest["frames_of_others"],
-        )
-        check_enough(judged, splits)
-        replace(track, valid=torch.from_numpy(judged.valid)).save(output / "track.safetensors")
-        return {
-            "focal": focal_found(fitted, scale),
-            "invalid": judged.reasons,
-            "seconds": {"track": time.perf_counter() - start},
-        }
+        return track_cameras(
+            output, [ingest], [matte], None, report,
+            names=[video.name], focal_widths=[None], model=config.face, config=config.track,
+        )  # fmt: skip
 
     key = key_of(stages.key("matte"), TRACKER, asdict(config.track), *config.rig_key())
     return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)

@@ -78,7 +78,10 @@ def capture_several(
             _matte_stage(stages, source, take, ingests[take.camera], output, parts[take.camera])
             for take in takes
         ]
-        track = _track_stage(stages, source, ingests, mattes, output, config, report)
+        try:
+            track = _track_stage(stages, source, ingests, mattes, output, config, report)
+        except InputError as error:
+            raise _doubted(error, plan, source) from error
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             filmed = [
                 Filmed(
@@ -274,6 +277,21 @@ def _check_views(source: _Sources, ingests: Sequence[dict[str, Any]], output: Pa
                 f"most, and cameras are found by the face, for which {TOO_FEW} training frames are "
                 f"needed. Turn towards it more, leave it out, or give --calibration."
             )
+
+
+def _doubted(error: InputError, plan: dict[str, Any], source: _Sources) -> InputError:
+    """Say of a take that cannot be tracked which clips may lie wrong on its time line."""
+    assumed = [
+        video.name
+        for video, offset in zip(source.videos, plan["offsets"], strict=True)
+        if offset["method"] == "assumed"
+    ]
+    if not assumed:
+        return error
+    return InputError(
+        f"{error} Or the clips lie wrong in time: that {', '.join(assumed)} began with "
+        f"{source.videos[0].name} is only assumed, so state with --offsets when each began."
+    )
 
 
 def _faceless(ingests: Sequence[dict[str, Any]], source: _Sources) -> list[str]:

@@ -20,7 +20,7 @@ from capture.timeline import missing_of
 from capture.track.config import TrackConfig
 from capture.track.fit import TOO_FEW, Tracked, fit_track
 from capture.track.footage import Calibration, Footage
-from capture.validity import Validity, judge_several
+from capture.validity import Validity, judge_frames, judge_several
 
 MATTER, TRACKER = 2, 2
 """Versions of what makes masks and tracks: raised where a capture made before should be made anew."""
@@ -75,7 +75,7 @@ def track_cameras(
     model: FaceModel | None,
     config: TrackConfig,
 ) -> dict[str, Any]:
-    """Track one head before several cameras, or before known ones; write track.safetensors.
+    """Track one head before one camera or several, known or not; write track.safetensors.
 
     Args:
         output: the capture folder, with frames, masks, landmarks and splits.json.
@@ -121,7 +121,18 @@ def track_cameras(
     )
     track = in_stored_pixels(fitted.track, scales)
     main = track.main
-    judged = judge_several(landmarks[main], track, mattes[main]["looks"]["sharpness"])
+    sharpness = mattes[main]["looks"]["sharpness"]
+    if len(cameras) == 1:
+        judged = judge_frames(
+            landmarks[0],
+            track,
+            sharpness,
+            width=ingests[0]["width"],
+            height=ingests[0]["height"],
+            others=ingests[0]["frames_of_others"],
+        )
+    else:
+        judged = judge_several(landmarks[main], track, sharpness)
     check_enough(judged, splits)
     gains, unmatched = match_colours(
         [one.frame for one in footage], [one.landmarks for one in footage], main

@@ -306,7 +306,8 @@ def test_an_insta_folder_becomes_a_still_camera_with_masks_split_and_parameters(
         T = made.opencv(made.pose(0.002 * frame, 0.7))
         np.testing.assert_allclose(flame.T_cam_flame[frame, 0], T, atol=1e-6)
     stages = json.loads((output / "stages.json").read_text())["stages"]
-    assert any("head is this data set's world" in w for w in stages["ingest"]["values"]["warnings"])
+    (camera,) = stages["ingest"]["values"]["cameras"]
+    assert any("head is this data set's world" in warning for warning in camera["warnings"])
 
     # Run again, nothing is made anew; a changed picture is another data set.
     stamp = (output / "frames" / "cam0" / "000000.jpg").stat().st_mtime_ns
@@ -351,7 +352,7 @@ def test_frames_of_several_cameras_share_a_time_line(
     output = tmp_path / "me.capture"
     output.mkdir()
     values = make_data_frames(data, plans, output, lambda _: None)
-    assert [one["missing"] for one in values] == [[], [7]]
+    assert [one["missing"] for one in values] == [[], [[7, 8]]]
     assert all(one["frames"] == 40 and one["fps"] == 30 for one in values)
     assert not (output / "frames" / "cam1" / "000007.jpg").exists()
     second = Landmarks.load(output / "landmarks1.safetensors")

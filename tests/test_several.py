@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from test_calibrations import as_transforms, rig
 from test_capture import ROOT, Stopped, contents, portrait, stop_at
 from test_ingest import write_clip
 
-from avatar.capture_data import CaptureCamera, Landmarks, Splits
+from avatar.capture_data import Capture, CaptureCamera, Landmarks, Splits
 from avatar.checks import InputError
 from capture.colour_match import match_colours
 from capture.folder import Stages, belongs
@@ -31,6 +32,7 @@ SCENE = 62
 STARTS = {"left": 0, "right": 6}
 LENGTH = 52
 OFFSETS = (0.0, 0.24)
+KINDS = ("frames", "masks")
 
 
 def view(name: str, frame: int, size: int = 256) -> np.ndarray:
@@ -142,6 +144,47 @@ capture_video(clips, Path(sys.argv[1]), CaptureConfig(offsets={OFFSETS}), listen
     assert contents(folder) == contents(prepared)
     assert kept.stat().st_mtime_ns == before[0], "the finished camera is kept"
     assert begun.stat().st_mtime_ns > before[1], "the unfinished one is made anew"
+
+
+def test_another_offset_makes_that_camera_anew_and_no_other(
+    clips: list[Path], prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "me.capture"
+    shutil.copytree(prepared, folder)
+
+    def stamps(camera: int) -> dict[Path, int]:
+        files = [path for kind in KINDS for path in (folder / kind / f"cam{camera}").iterdir()]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = [stamps(camera) for camera in (0, 1)]
+    prepare(clips, folder, CaptureConfig(offsets=(0.0, 0.23)))
+    assert stamps(0) == before[0]
+    assert not set(stamps(1).items()) & set(before[1].items())
+    for kind in KINDS:
+        assert frames_of(folder, kind, 1) == frames_of(prepared, kind, 1)
+
+
+def test_overwriting_leaves_nothing_of_a_capture_of_more_cameras(
+    clips: list[Path], prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "me.capture"
+    shutil.copytree(prepared, folder)
+    for name in ("pyramid/720/cam1/000000-12345678.png", "frames/cam7/000000.jpg"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("of the capture before")
+    (folder / "landmarks7.safetensors").write_text("of the capture before")
+    with pytest.raises(InputError, match="holds the capture of another video"):
+        capture_video(clips[:1], folder)
+    prepare(clips[:1], folder, CaptureConfig(overwrite=True))
+    names = sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.parent.parent != folder
+    )
+    kinds = [name for name in names if not name.endswith((".jpg", ".png"))]
+    assert kinds == [
+        "frames", "landmarks.safetensors", "masks", "splits.json", "stages.json",
+    ]  # fmt: skip
+    for kind in KINDS:
+        assert [path.name for path in (folder / kind).iterdir()] == ["cam0"]
 
 
 def test_given_masks_follow_their_clips(clips: list[Path], tmp_path: Path) -> None:
@@ -274,3 +317,25 @@ def test_equal_cameras_are_left_as_they_are() -> None:
 def test_a_cameras_entry_goes_both_ways() -> None:
     camera = CaptureCamera("a.mp4", 640, 480, frozenset({0, 1, 7}), (1.1, 1.0, 0.9))
     assert CaptureCamera.from_json(0, json.loads(json.dumps(camera.to_json()))) == camera
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"missing": [[0, 10**15]]},
+        {"missing": [[5, 2]]},
+        {"missing": [[-3, 2]]},
+        {"missing": 7},
+        {"width": float("inf")},
+        {"gain": [1, 1]},
+        {"gain": [0, 1, 1]},
+        None,
+    ],
+)
+def test_damaged_entries_of_cameras_are_one_sentence(tmp_path: Path, entry: dict | None) -> None:
+    whole = {"width": 640, "height": 480, "source": "a.mp4"}
+    cameras = [whole, None if entry is None else {**whole, **entry}]
+    header = {"format": "headsplat.capture", "version": 1, "frames": 9, "fps": 25}
+    (tmp_path / "capture.json").write_text(json.dumps({**header, "cameras": cameras}))
+    with pytest.raises(InputError, match=r"capture\.json is damaged"):
+        Capture(tmp_path)

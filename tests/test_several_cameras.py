@@ -13,7 +13,7 @@ import torch
 from several_cameras import FRAMES, MAIN, MISSING, SIZES, make_capture
 
 import avatar.train.pictures as pictures
-from avatar.capture_data import Capture
+from avatar.capture_data import COPIES, Capture
 from avatar.checks import InputError
 from avatar.cli_common import camera_indices
 from avatar.cli_eval import evaluate_run
@@ -24,7 +24,7 @@ from avatar.train.evaluate import EvaluateConfig, evaluate
 from avatar.train.evaluate_cameras import preview_camera
 from avatar.train.frames import AHEAD, FrameStore, training_cameras, training_frames
 from avatar.train.loop import Trainer, fit
-from avatar.train.pictures import FOLDER, read_pixels, with_mask
+from avatar.train.pictures import read_pixels, with_mask
 from avatar.types import ignore_progress
 from configs import PRESETS
 
@@ -125,8 +125,8 @@ def test_what_memory_has_no_room_for_gives_the_same_avatar(capture, tmp_path, mo
     again = fit(capture, tmp_path / "bounded.run", config)
     for name, value in tensors_of(again).items():
         assert torch.equal(value, whole[name]), name
-    copies = list((capture.path / FOLDER).rglob("*.png"))
-    shutil.rmtree(capture.path / FOLDER)
+    copies = list((capture.path / COPIES).rglob("*.png"))
+    shutil.rmtree(capture.path / COPIES)
     rows = 3 * 24 - 3 - sum(f < 24 for frames in MISSING for f in frames)
     assert 0 < len(copies) < rows
 
@@ -167,7 +167,7 @@ def test_copies_of_large_frames_are_lossless_and_follow_what_they_copy(tmp_path,
     large = make_capture(tmp_path / "large.capture", scale=4)
     size = large.size_within(128, 1)
     read = read_pixels(large, 0, 1, size, keep=True)
-    (copy,) = (large.path / FOLDER / "128" / "cam1").iterdir()
+    (copy,) = (large.path / COPIES / "128" / "cam1").iterdir()
     marked = read.copy()
     marked[0, 0] = 7
     cv2.imwrite(str(copy), marked)
@@ -180,14 +180,14 @@ def test_copies_of_large_frames_are_lossless_and_follow_what_they_copy(tmp_path,
     assert not np.array_equal(other, read)
     assert [p.name != copy.name for p in copy.parent.iterdir()] == [True]
     # None is made where frames are hardly larger, the disk is full or the folder cannot be written.
-    shutil.rmtree(large.path / FOLDER)
+    shutil.rmtree(large.path / COPIES)
     read_pixels(large, 0, 1, (400, 300), keep=True)
     monkeypatch.setattr(pictures, "SPARE_DISK_BYTES", 1 << 60)
     read_pixels(large, 0, 1, size, keep=True)
-    assert not list((large.path / FOLDER).rglob("*.png"))
-    shutil.rmtree(large.path / FOLDER)
+    assert not list((large.path / COPIES).rglob("*.png"))
+    shutil.rmtree(large.path / COPIES)
     monkeypatch.setattr(pictures, "SPARE_DISK_BYTES", 0)
-    (large.path / FOLDER).write_text("in the way")
+    (large.path / COPIES).write_text("in the way")
     assert np.array_equal(read_pixels(large, 0, 1, size, keep=True), other)
 
 

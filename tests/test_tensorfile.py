@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from avatar.checks import InputError, check
-from avatar.tensorfile import atomic_path, read_tensors, write_tensors
+from avatar.tensorfile import atomic_path, read_tensors, write_bytes, write_tensors
 
 
 def test_round_trip_keeps_values_dtypes_and_header(tmp_path):
@@ -61,6 +62,20 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_litter(tmp_path):
         raise RuntimeError("on purpose")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_written_files_have_an_ordinary_mode_and_the_umask_is_left_alone(tmp_path, monkeypatch):
+    """A process has one umask: to read it is to set it, under the feet of all other threads."""
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was touched"))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda k: write_bytes(tmp_path / f"{k % 5}.bin", b"x" * k), range(40)))
+    finally:
+        monkeypatch.undo()
+        assert os.umask(before) == 0o027
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{k}.bin" for k in range(5)]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
 
 
 def test_check_names_argument_expected_and_got():

@@ -297,17 +297,13 @@ def test_three_cameras_are_tracked_as_one() -> None:
 
 def test_known_cameras_are_kept_in_metres() -> None:
     footage, _, _ = three_views()
-    views = ring((0.0, -35.0, 30.0), 0, 0.6)
-    K = torch.tensor([[512.0, 0, 128], [0, 512, 128], [0, 0, 1]]).double().repeat(3, 1, 1)
-    K[2, :2] *= 2
-    T = rigid(views.R, views.t)
-    sizes = ((SIZE, SIZE), (SIZE, SIZE), (2 * SIZE, 2 * SIZE))
-    known = Calibration(("a", "b", "c"), sizes, K, T, metric=True)
+    known = known_three(metric=True)
+    T = known.T_cam_world
     track = fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK, calibration=known).track
     errors = camera_errors(track, T.numpy(), np.array([512.0, 512.0, 1024.0]))
     assert errors["rotation_max_deg"] < 0.02  # arccos near 1, single precision
     assert errors["centre_max_percent_with_size"] < 0.01
-    larger = replace(known, T_cam_world=rigid(views.R, 37.0 * views.t), metric=False)
+    larger = replace(known, T_cam_world=rigid(T[:, :3, :3], 37.0 * T[:, :3, 3]), metric=False)
     track = fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK, calibration=larger).track
     errors = camera_errors(track, T.numpy(), np.array([512.0, 512.0, 1024.0]))
     assert errors["centre_max_percent"] < 0.01
@@ -335,6 +331,75 @@ def test_a_calibration_of_other_cameras_is_refused() -> None:
     known = Calibration(("a", "b", "c"), ((SIZE, SIZE),) * 3, K, T[[0, 0, 0]], metric=True)
     with pytest.raises(InputError, match="not square"):
         fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK, calibration=known)
+
+
+def known_three(metric: bool) -> Calibration:
+    """The cameras of ``three_views``."""
+    views = ring((0.0, -35.0, 30.0), 0, 0.6)
+    K = torch.tensor([[512.0, 0, 128], [0, 512, 128], [0, 0, 1]]).double().repeat(3, 1, 1)
+    K[2, :2] *= 2
+    sizes = ((SIZE, SIZE), (SIZE, SIZE), (2 * SIZE, 2 * SIZE))
+    return Calibration(("a", "b", "c"), sizes, K, rigid(views.R, views.t), metric)
+
+
+def blinded(footage: list[Footage], *cameras: int) -> list[Footage]:
+    """The same footage, some cameras of which never see the face."""
+    out = list(footage)
+    for k in cameras:
+        points = torch.zeros_like(footage[k].landmarks.points)
+        out[k] = replace(footage[k], landmarks=Landmarks(points, torch.zeros(FRAMES).bool()))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("metric", "blind"), [(True, (0,)), (True, (2,)), (False, (1,)), (True, (0, 1))]
+)
+def test_known_cameras_need_not_see_the_face(metric: bool, blind: tuple[int, ...]) -> None:
+    footage, head, _ = three_views()
+    known = known_three(metric)
+    track = fit_track(
+        blinded(footage, *blind), fps=25.0, splits=SPLITS, config=QUICK, calibration=known
+    ).track
+    assert track.main not in blind
+    assert bool(torch.isfinite(track.T_cam_world).all())
+    assert bool(track.valid.all())
+    errors = camera_errors(track, known.T_cam_world.numpy(), np.array([512.0, 512.0, 1024.0]))
+    assert errors["rotation_max_deg"] < 0.02
+    assert errors["centre_max_percent_with_size" if metric else "centre_max_percent"] < 0.01
+    # The head is where it was, seen by the camera that sees it best.
+    views = ring((0.0, -35.0, 30.0), 0, 0.6)
+    there = head.t.double() @ views.R[track.main].T + views.t[track.main]
+    found = (track.T_cam_world[track.main] @ track.T_world_head)[:, :3, 3]
+    assert float((found - there).norm(dim=1).median()) < 0.05 * float(there.norm(dim=1).median())
+
+
+def test_one_camera_does_not_tell_the_unit_of_a_calibration() -> None:
+    footage, _, _ = three_views()
+    with pytest.raises(InputError, match=r"Only camera 2 sees the face.*--calibration-unit"):
+        fit_track(
+            blinded(footage, 0, 1), fps=25.0, splits=SPLITS, config=QUICK,
+            calibration=known_three(False),
+        )  # fmt: skip
+
+
+def test_a_camera_is_placed_by_the_few_frames_it_shares() -> None:
+    """Camera 1 sees the face in twelve frames, which the main one has not: the third has them with both."""
+    footage, _, _ = three_views()
+    shown = ((*range(20), *range(32, FRAMES)), range(20, 32), range(14, 45))
+    for k, frames in enumerate(shown):
+        own = footage[k].landmarks
+        seen = torch.zeros(FRAMES, dtype=torch.bool)
+        seen[list(frames)] = True
+        footage[k] = replace(
+            footage[k], landmarks=Landmarks(own.points * seen[:, None, None], seen & own.valid)
+        )
+    track = fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK).track
+    assert track.main == 0
+    errors = camera_errors(
+        track, known_three(False).T_cam_world.numpy(), np.array([512.0, 512.0, 1024.0])
+    )
+    assert errors["rotation_max_deg"] < 2.0
+    assert errors["centre_max_percent"] < 3.0
 
 
 @pytest.fixture

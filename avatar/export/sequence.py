@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -60,15 +61,13 @@ def new_folder(
     path = Path(path)
     with naming_path(path):
         _check_replaceable(path, overwrite, strange)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        # Not tempfile.mkdtemp: it makes folders of mode 0700, and widening that takes the umask, which is
+        # read only by setting it, for all threads.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        temporary.mkdir()
     try:
         yield temporary
         with naming_path(path):
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(
-                temporary, 0o777 & ~umask
-            )  # mkdtemp makes 0700; a result is an ordinary folder
             _put_in_place(temporary, path, overwrite, strange)
     except OSError as error:
         if error.errno in FULL:  # named by what the user knows, not by the file that did not fit

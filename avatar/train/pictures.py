@@ -8,23 +8,21 @@ for bit, with and without them. They may be removed at any time.
 
 from __future__ import annotations
 
-import os
 import shutil
-import threading
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from avatar.capture_data import Capture
+from avatar.capture_data import COPIES, Capture
+from avatar.tensorfile import atomic_path
 
 MUCH_LARGER = 1.5
 """Copies are kept of frames whose sides are this many times those trained at: below that, reading the
 frame itself is as quick."""
 SPARE_DISK_BYTES = 2 << 30
 """No copy is made where the disk would have less left."""
-FOLDER = "pyramid"
 
 
 def read_pixels(
@@ -82,7 +80,7 @@ def copy_path(capture: Capture, frame: int, camera: int, size: tuple[int, int]) 
     except OSError:
         return None  # reading it says what is wrong
     stamp = zlib.crc32(repr((facts, size, info.gain)).encode())
-    folder = capture.path / FOLDER / str(max(size)) / f"cam{camera}"
+    folder = capture.path / COPIES / str(max(size)) / f"cam{camera}"
     return folder / f"{frame:06d}-{stamp:08x}.png"
 
 
@@ -95,15 +93,7 @@ def _keep(copy: Path, pixels: np.ndarray) -> None:
             return
         for stale in copy.parent.glob(f"{copy.name[:6]}-*.png"):
             stale.unlink(missing_ok=True)
-        # Not atomic_path: it looks at the umask, which threads must not do at the same time.
-        temporary = copy.with_name(f".{copy.name}.{os.getpid()}.{threading.get_ident()}")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(encoded.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, copy)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_path(copy) as temporary:
+            temporary.write_bytes(encoded.tobytes())
     except OSError:
         return

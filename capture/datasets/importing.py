@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from avatar.tensorfile import write_json
 from avatar.types import Progress, Reporter
 from capture.datasets.description import DataSet, HeadParameters
 from capture.datasets.pictures import Picture, PicturePlan, plan_pictures
-from capture.folder import jpeg_options, key_of, working_size, write_image
+from capture.folder import fresh_folder, jpeg_options, key_of, working_size, write_image
 from capture.ingest import MIN_FPS, MIN_FRAMES, ClipInfo
 from capture.ingesting import LOST_S, spells
 from capture.landmarks import FaceDetector
+from capture.matting import looks_of
 from capture.people import FollowedFace, PersonFollower
 from capture.quality import FrameLook, look_at_face
 from capture.scene import SceneWatch
@@ -228,10 +229,7 @@ def make_data_masks(
 ) -> dict[str, Any]:
     """Write the masks that the data set has of a camera; returns what ``make_masks`` returns."""
     start = time.perf_counter()
-    folder = output / "masks" / f"cam{camera}"
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder = fresh_folder(output / "masks", camera)
     landmarks = Landmarks.load(output / f"landmarks{camera or ''}.safetensors")
     points, valid = landmarks.points.numpy(), landmarks.valid.numpy()
     frames = [frame for frame, shot in enumerate(plan.shots) if shot is not None]
@@ -246,10 +244,7 @@ def make_data_masks(
                 looks[frame] = look_at_face(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), points[frame])
             report(Progress("matte", done, len(frames)))
     return {
-        "looks": {
-            field.name: [None if look is None else getattr(look, field.name) for look in looks]
-            for field in fields(FrameLook)
-        },
+        "looks": looks_of(looks),
         "background": None,
         "seconds": {"matte": time.perf_counter() - start},
     }

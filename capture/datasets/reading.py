@@ -29,9 +29,6 @@ ROTATION_ROOM = 1e-2
 """By how much a rotation matrix may miss being one: files round to four digits, or carry a scale."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-"""OpenGL camera axes (y up, z backwards) to OpenCV's (y down, z forwards), and back."""
-
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises InputError where it cannot be, or is something else."""

@@ -27,16 +27,14 @@ from capture.datasets.description import (
     assembled,
     natural,
 )
-from capture.datasets.reading import LARGEST_SIDE, OPENGL, Fields, read_json
+from capture.datasets.reading import LARGEST_SIDE, Fields, read_json
+from capture.known_camera import DISTORTION, OPENGL, PINHOLE_MODELS
 
 SPLIT_FILES: tuple[tuple[str, Part], ...] = (
     ("transforms_train.json", "train"),
     ("transforms_test.json", "test"),
     ("transforms_val.json", "val"),
 )
-PINHOLE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
-"""Camera models that a pinhole and OpenCV's five coefficients say all of."""
-DISTORTION = ("k1", "k2", "p1", "p2", "k3")
 CAMERA_KEYS = ("camera_id", "camera_index", "camera_label", "camera")
 TIME_KEYS = ("timestep_index", "timestep", "time")
 POSE_DIGITS = 5

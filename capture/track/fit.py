@@ -46,7 +46,7 @@ from capture.track.rig_fit import (
     visibility,
 )
 from capture.track.rigid import IRIS, ROBUST, RigidFit
-from capture.track.seen_by import SeenBy, apart, known_views
+from capture.track.seen_by import FEWEST_SHARED, SeenBy, apart, known_views
 from capture.track.shell import Shell, make_shell
 from capture.track.solver import (
     CoefficientPrior,
@@ -169,6 +169,11 @@ def fit_track(
     return Tracked(track, float(track.K[track.main, 0, 0]), believed, fit.focal_sigma)
 
 
+def _trusted(pose: Pose) -> Tensor:
+    """How far poses [P] that cameras found by themselves are trusted, squarely seen heads the most."""
+    return (frontality(pose.R) / 3).clamp(0.05, 1) ** 2
+
+
 class _Fit:
     """One head's fit: the inputs, and the steps in order.
 
@@ -211,7 +216,7 @@ class _Fit:
         self.main = seen_by.squarest(front, self.train)
         self.views = known_views(calibration, self.main)
         self.metric = calibration is not None and calibration.metric
-        seen_by.need_shared(self.train, self.views)
+        seen_by.need_shared(self.train, self.views, self.main)
         own = self.train[seen_by.taken_by(self.main)[self.train]]
         self.reference = int(self.index[seen_by.frame_of[own[int(front[own].argmax())]]])
         self.rigid = RigidFit(
@@ -295,19 +300,27 @@ class _Fit:
         own = self.train[seen_by.taken_by(self.main)[self.train]]
         chosen = torch.zeros(len(self.index), dtype=torch.bool)
         chosen[seen_by.frame_of[spread_frames(self.start, own, count)]] = True
+        # A camera that seldom sees the face with another is placed by those frames: some must be there.
+        for _, a, b in seen_by.links(self.train, self.main):
+            both = seen_by.frames_of(self.train, a) & seen_by.frames_of(self.train, b)
+            lacking = FEWEST_SHARED - int((both & chosen).sum())
+            more = torch.nonzero(both & ~chosen)[:, 0]
+            if lacking > 0 and len(more):
+                chosen[more[torch.linspace(0, len(more) - 1, lacking).round().long()]] = True
         return torch.nonzero(chosen[seen_by.frame_of])[:, 0]
 
     def _one_rig(self, pose: Pose, frame_of: Tensor, views: Pose | None) -> HeadPose:
-        """Join poses that cameras found by themselves, the squarest seen heads trusted most."""
-        weight = (frontality(pose.R) / 3).clamp(0.05, 1) ** 2
-        return one_rig(pose, weight, frame_of, self.main, len(self.seen_by.footage), views)
+        """Join poses that cameras found by themselves."""
+        cameras = len(self.seen_by.footage)
+        return one_rig(pose, _trusted(pose), frame_of, self.main, cameras, views)
 
     def _before_one_rig(self, rig: Rig, frames: Frames) -> tuple[Rig, Frames]:
         """Find where the cameras stand from the key frames' poses, or size the head to cameras."""
         _, frame_of = torch.unique(self.seen_by.frame_of[self.keys], return_inverse=True)
-        pose = self._one_rig(frames.pose, frame_of, None)
-        if self.views is not None:
-            factor = apart(self.views) / apart(pose.views)
+        if self.views is None:
+            pose = self._one_rig(frames.pose, frame_of, None)
+        else:
+            factor = self._size_of(frames.pose, frame_of, self.views)
             if self.metric:
                 rig = replace(rig, lattice=rig.lattice * factor)
                 rig = replace(rig, basis=self.model.shapes(rig.lattice))
@@ -321,6 +334,31 @@ class _Fit:
         frames = replace(frames, pose=pose)
         solved = self._solve(rig, frames, self._detections(rig, frames, self.keys), 8)
         return rig, Frames(solved.pose, solved.coefficients)
+
+    def _size_of(self, pose: Pose, frame_of: Tensor, views: Pose) -> float:
+        """How many units of known cameras are one of the heads' found before each of them by itself.
+
+        It is told by how far apart cameras are found that see the face together; those that never do
+        have no say. Where only one sees it, the head keeps the size that its irises gave it.
+        """
+        joined = sorted({self.main, *(b for _, _, b in self.seen_by.links(self.keys, self.main))})
+        if len(joined) == 1:
+            if self.metric:
+                return 1.0
+            raise InputError(
+                f"Only camera {self.main} sees the face, so how large the calibration's unit is cannot be "
+                f"found. State it with --calibration-unit, or turn towards another camera as well."
+            )
+        camera_of = pose.camera_of
+        assert camera_of is not None
+        new = torch.full((len(self.seen_by.footage),), -1)
+        new[joined] = torch.arange(len(joined))
+        kept = new[camera_of] >= 0
+        own = Pose(pose.R[kept], pose.t[kept], new[camera_of[kept]])
+        _, frames = torch.unique(frame_of[kept], return_inverse=True)
+        weight = _trusted(own)
+        found = one_rig(own, weight, frames, int(new[self.main]), len(joined))
+        return apart(views[torch.tensor(joined)]) / apart(found.views)
 
     def _solve(
         self,

@@ -66,6 +66,12 @@ class SeenBy:
             return torch.ones(len(self.frame_of), dtype=torch.bool)
         return self.camera_of == camera
 
+    def frames_of(self, pictures: Tensor, camera: int) -> Tensor:
+        """Return [n] bool: the frames of which one of the pictures [m] long is a camera's."""
+        found = torch.zeros(len(self.index), dtype=torch.bool)
+        found[self.frame_of[pictures[self.taken_by(camera)[pictures]]]] = True
+        return found
+
     def _place(self, picture: int) -> tuple[Footage, int, float]:
         camera = 0 if self.camera_of is None else int(self.camera_of[picture])
         frame = int(self.index[self.frame_of[picture]])
@@ -150,29 +156,46 @@ class SeenBy:
         )
         return int(total.argmax())
 
-    def need_shared(self, training: Tensor, views: Pose | None) -> None:
+    def links(self, pictures: Tensor, main: int) -> list[tuple[int, int, int]]:
+        """Join cameras to the main one by the frames in which two of them see the face.
+
+        Args:
+            pictures: [m] long, those that may be asked.
+            main: where to start.
+
+        Returns:
+            (frames shared, a camera that is joined already, the one that it joins), the firmest tree of
+            them (Prim's algorithm); a camera that shares no frame with the others is in none.
+        """
+        if self.camera_of is None:
+            return []
+        cameras = range(len(self.footage))
+        place = torch.stack([self.frames_of(pictures, camera) for camera in cameras]).long()
+        shared = (place @ place.T).tolist()
+        joined, tree = [main], []
+        while True:
+            waiting = [b for b in range(len(place)) if b not in joined]
+            link = max(((shared[a][b], a, b) for a in joined for b in waiting), default=(0, 0, 0))
+            if link[0] == 0:
+                return tree
+            tree.append(link)
+            joined.append(link[2])
+
+    def need_shared(self, training: Tensor, views: Pose | None, main: int) -> None:
         """Raise InputError where a camera hardly ever sees the face while others do.
 
         Cameras whose places are known need not see it.
         """
         if self.camera_of is None or views is not None:
             return
-        place = torch.zeros(len(self.footage), len(self.index), dtype=torch.bool)
-        place[self.camera_of[training], self.frame_of[training]] = True
-        shared = place.long() @ place.long().T
-        joined = {0}
-        for _ in self.footage:
-            joined |= {
-                b for a in joined for b in range(len(place)) if shared[a, b] >= FEWEST_SHARED
-            }
-        lost = sorted(set(range(len(place))) - joined)
-        if lost:
-            best = int(shared[lost[0], sorted(joined)].max())
-            raise InputError(
-                f"Camera {lost[0]} shows the face in only {best} training frames together with another "
-                f"camera, and {FEWEST_SHARED} are needed to find where it stands. Let the views "
-                "overlap, give the --offsets of the clips, or a --calibration."
-            )
+        best = {camera: shared for shared, _, camera in self.links(training, main)}
+        for camera in range(len(self.footage)):
+            if camera != main and best.get(camera, 0) < FEWEST_SHARED:
+                raise InputError(
+                    f"Camera {camera} shows the face in only {best.get(camera, 0)} training frames together "
+                    f"with another camera, and {FEWEST_SHARED} are needed to find where it stands. Let "
+                    "the views overlap, give the --offsets of the clips, or a --calibration."
+                )
 
     def mean(self, values: Tensor, weight: Tensor | None) -> Tensor:
         """Average values [P, ...] over each frame's pictures: [n, ...]; ``weight`` is like them."""
