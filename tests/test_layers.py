@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_bench": {"avatar", "capture", "configs", "viewer"},
     "avatar.cli_capture": {"avatar", "capture"},
     "avatar.cli_common": {"avatar", "capture", "configs"},
+    "avatar.cli_create": {"avatar", "viewer"},
     "avatar.cli_dataset": {"avatar", "capture"},
     "avatar.cli_eval": {"avatar", "capture"},
     "avatar.cli_export": {"avatar"},

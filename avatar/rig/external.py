@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avatar.checks import InputError
+from avatar.checks import InputError, bind_shape
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
 from avatar.rig.embed import Embedding, Mesh, lay_lattice
@@ -172,7 +172,7 @@ def _own(
     path: Path, tensors: dict[str, Tensor], kind: str, required: dict[str, str], count: int
 ) -> dict[str, Tensor]:
     """Take a kind's own tensors out of the file, their shapes checked."""
-    from avatar.checks import bind_shape
+    from avatar.rig.flame import PARENTS
 
     sizes: dict[str, int] = {"V": len(tensors["neutral"]), "E": count}
     own = {}
@@ -184,6 +184,10 @@ def _own(
                 f"{path}: '{kind}.{name}' must be [{', '.join(spec.split())}]. {REMEDY}"
             )
         sizes, own[name] = bound, tensor
+    if "parents" in own and tuple(own["parents"].tolist()) != PARENTS:
+        raise InputError(
+            f"{path}: '{kind}.parents' hangs the joints otherwise than FLAME. {REMEDY}"
+        )
     return own
 
 

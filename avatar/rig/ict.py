@@ -8,7 +8,6 @@ with teeth, tongue and eyeballs: Li et al., Learning Formation of Physically-Bas
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from avatar.rig.ict_layout import (
     SKIN,
     VERTICES,
 )
+from avatar.rig.npz_file import read_npz
 
 ICT_TENSORS = {"expression": "E V 3", "identity": "I V 3"}
 """What the rig file holds beyond ``external.TENSORS``: float16 metres at coefficient 1, head frame."""
@@ -165,20 +165,19 @@ def read_ict(path: Path) -> IctArrays:
 
 def _from_npz(path: Path) -> IctArrays:
     wanted = ("neutral", "tri", "expr", "ident", "names")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            lacking = [key for key in wanted if key not in file.files]
-            if lacking:
-                raise InputError(f"{path} has no {', '.join(lacking)}. {ADVICE}")
-            arrays = {key: file[key] for key in wanted}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as an .npz file ({error}). {ADVICE}") from error
+    arrays = read_npz(path, wanted, ADVICE)
+    lacking = [key for key in wanted if key not in arrays]
+    if lacking:
+        raise InputError(f"{path} has no {', '.join(lacking)}. {ADVICE}")
     if arrays["names"].dtype.kind not in "US":
         raise InputError(f"{path}: 'names' must hold words. {ADVICE}")
-    names = [n.decode() if isinstance(n, bytes) else str(n) for n in arrays["names"].ravel()]
+    names = [
+        n.decode("latin1") if isinstance(n, bytes) else str(n) for n in arrays["names"].ravel()
+    ]
     expression = arrays["expr"]
-    if len(names) != len(expression):
-        raise InputError(f"{path} has {len(names)} names for {len(expression)} shapes. {ADVICE}")
+    shapes = len(expression) if expression.ndim else 0
+    if len(names) != shapes:
+        raise InputError(f"{path} has {len(names)} names for {shapes} shapes. {ADVICE}")
     order = _order(path, names)
     return _checked(path, arrays["neutral"], arrays["tri"], expression[order], arrays["ident"])
 
