@@ -165,14 +165,14 @@ def create(
 
 def clips_and_settings(
     videos: Sequence[Path],
-    mask: Sequence[Path],
+    mask: Sequence[Path] = (),
     *,
-    mirrored: bool,
-    mirrored_clips: tuple[str, ...],
-    focal_mm: tuple[float, ...],
-    offsets: tuple[float, ...],
-    calibration: Path | None,
-    calibration_unit: CalibrationUnit | None,
+    mirrored: bool = False,
+    mirrored_clips: tuple[str, ...] = (),
+    focal_mm: tuple[float, ...] = (),
+    offsets: tuple[float, ...] = (),
+    calibration: Path | None = None,
+    calibration_unit: CalibrationUnit | None = None,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Return the clips, and fields of ``capture.settings.CaptureConfig``, of what was given for clips.
 

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "avatar.cli_dataset": {"avatar", "capture"},
     "avatar.cli_eval": {"avatar", "capture"},
     "avatar.cli_export": {"avatar"},
+    "avatar.cli_export_capture": {"avatar"},
     "avatar.cli_export_formats": {"avatar"},
     "avatar.cli_film": {"avatar"},
     "avatar.cli_fit": {"avatar", "configs", "viewer"},

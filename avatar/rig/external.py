@@ -209,6 +209,21 @@ class Placed:
         """Turn displacements [..., 3] of the rig's frame into the head frame."""
         return moves @ self.T_head_rig[:3, :3].T
 
+    def on_lattice(
+        self, fields: Tensor, triangles: Tensor, eyes: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Read displacements [N, V, 3] of the rig's frame at the lattice: [N, 478, 3] float32, head frame.
+
+        Irises go as their eyeballs, vertices ``eyes``, do on average; they lie still where that is None.
+        """
+        R = self.T_head_rig[:3, :3].float()
+        out = torch.zeros(len(fields), POINTS, 3)
+        out[:, :SKIN_POINTS] = self.embedding.of(fields.float(), triangles) @ R.T
+        for side, rows in zip(("left", "right"), eyes or (), strict=False):
+            move = fields[:, rows].float().mean(1, keepdim=True) @ R.T
+            out[:, list(REGIONS[f"iris_{side}"])] = move
+        return out
+
 
 def place(
     mesh: Mesh,

@@ -101,29 +101,21 @@ def make_ict(arrays: IctArrays, name: str, source: dict[str, Any]) -> IctRig:
     expression = torch.zeros(len(ARKIT_NAMES), VERTICES, 3)
     for k, shape in enumerate(torch.from_numpy(arrays.expression)):
         expression[ARKIT_INDEX[apple_name(NAMES[k])]] += shape.float() * CENTIMETRE
-    eyes = tuple(torch.arange(*span) for span in EYEBALLS)
+    eyes = (torch.arange(*EYEBALLS[0]), torch.arange(*EYEBALLS[1]))
     centres = torch.stack([sphere_centre(vertices[rows]) for rows in eyes])
     blink = expression[ARKIT_INDEX["eyeBlinkLeft"]] + expression[ARKIT_INDEX["eyeBlinkRight"]]
     placed = place(
         Mesh(vertices, triangles, expression[ARKIT_INDEX["jawOpen"]], blink),
         ((triangles >= FACE[0]) & (triangles < FACE[1])).all(1),
-        (eyes[0], eyes[1]),
+        eyes,
         centres,
         torch.tensor(LATTICE_POINTS),
         vertices[list(LANDMARKS)],
     )
-    turn = placed.T_head_rig[:3, :3].float()
-    expression = expression @ turn.T
-    identity = torch.from_numpy(arrays.identity).float() * CENTIMETRE @ turn.T
-    on_skin = placed.embedding
-
-    def on_lattice(fields: Tensor) -> Tensor:
-        irises = fields.new_zeros(len(fields), 10, 3)
-        for eye, rows in enumerate(eyes):  # points 468.. are the right eye's
-            own = fields[:, rows].mean(1, keepdim=True)
-            irises[:, slice(5, 10) if eye == 0 else slice(0, 5)] = own
-        return torch.cat([on_skin.of(fields, triangles), irises], 1)
-
+    identity = torch.from_numpy(arrays.identity).float() * CENTIMETRE
+    basis, identities = (
+        placed.on_lattice(fields, triangles, eyes) for fields in (expression, identity)
+    )
     return IctRig(
         kind="ict",
         name=name,
@@ -132,13 +124,11 @@ def make_ict(arrays: IctArrays, name: str, source: dict[str, Any]) -> IctRig:
         part=part,
         eyeballs=placed.points(centres).float(),
         expression_names=ARKIT_NAMES,
-        face=SculptedFace(
-            "ict", placed.lattice.float(), ARKIT_NAMES, on_lattice(expression), on_lattice(identity)
-        ),
-        embedding=on_skin,
+        face=SculptedFace("ict", placed.lattice.float(), ARKIT_NAMES, basis, identities),
+        embedding=placed.embedding,
         source=source,
-        expression=expression.half(),
-        identity=identity.half(),
+        expression=placed.directions(expression.double()).half(),
+        identity=placed.directions(identity.double()).half(),
     )
 
 

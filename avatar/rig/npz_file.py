@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,10 +12,6 @@ from avatar.checks import InputError
 
 LARGEST_BYTES = 1 << 30
 """Of all arrays read together; no head model that is read here has a fifth of that."""
-_DAMAGED = (
-    OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
-)  # fmt: skip
-"""What numpy, zipfile and zlib raise about damaged files, unknown compressions and passwords."""
 
 
 def npz_names(path: Path, advice: str) -> set[str]:
@@ -24,7 +19,7 @@ def npz_names(path: Path, advice: str) -> set[str]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return set(file.files)
-    except _DAMAGED as error:
+    except Exception as error:  # zipfile, zlib, numpy and tokenize have a dozen kinds between them
         raise _unreadable(path, error, advice) from error
 
 
@@ -57,7 +52,9 @@ def read_npz(path: Path, wanted: Iterable[str], advice: str) -> dict[str, np.nda
             )
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in sorted(names & set(file.files))}
-    except _DAMAGED as error:
+    except InputError:
+        raise
+    except Exception as error:
         raise _unreadable(path, error, advice) from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy gives the bytes of a part that is no array
@@ -65,6 +62,6 @@ def read_npz(path: Path, wanted: Iterable[str], advice: str) -> dict[str, np.nda
     return arrays
 
 
-def _unreadable(path: Path, error: BaseException, advice: str) -> InputError:
+def _unreadable(path: Path, error: Exception, advice: str) -> InputError:
     detail = str(error).partition("\n")[0][:120] or type(error).__name__
     return InputError(f"{path} cannot be read as an .npz file ({detail}). {advice}")
