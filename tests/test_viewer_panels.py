@@ -440,6 +440,7 @@ def test_a_capture_of_several_cameras_shows_each(tmp_path):
     dotted = layered(capture, 15, "landmarks", 200, 2)
     assert np.abs(dotted[40, 40].astype(int) - DETECTED).max() < 30
     app = open_path(capture.path, port=0)
+    assert isinstance(app, CaptureApp)
     app.start()
     try:
         assert "no face" not in str(app.panel.note.content)
