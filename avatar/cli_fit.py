@@ -134,10 +134,13 @@ def _preset_of(run: Path) -> str:
 
     try:
         settings = read_run(run)["config"]
+        held = tuple(settings.get("hold_cameras", ()))
         for name, preset in PRESETS.items():
-            known = replace(preset, steps=settings["steps"], seed=settings["seed"])
+            known = replace(
+                preset, steps=settings["steps"], seed=settings["seed"], hold_cameras=held
+            )
             if json.loads(json.dumps(known.to_json())) == settings:
                 return name
-    except (InputError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError, AttributeError):
         pass  # a run of another version; it is kept all the same
     return "other"

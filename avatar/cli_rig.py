@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.markup import escape
 
+from avatar.checks import InputError
 from avatar.cli_bench import JsonFile, write_json_file
 from avatar.cli_common import Output
 from avatar.console import console
@@ -120,7 +121,11 @@ def _list(json_file: Path | None) -> None:
 
     rows: list[dict[str, Any]] = []
     for name in rig_names():
-        found = open_rig(name)
+        try:
+            found = open_rig(name)
+        except InputError as error:  # of one file, which does not hide the others
+            rows.append({"name": name, "file": str(rig_path(name)), "error": str(error)})
+            continue
         rows.append(
             {
                 "name": name,
@@ -138,6 +143,9 @@ def _list(json_file: Path | None) -> None:
         return
     print("lattice  the default; needs no file")
     for row in rows:
+        if "error" in row:
+            print(f"{row['name']}  {row['error']}")
+            continue
         print(
             f"{row['name']}  {row['kind']}, {row['vertices']} vertices, {row['expressions']} expressions, "
             f"from {row['source']}"
@@ -149,7 +157,6 @@ def _list(json_file: Path | None) -> None:
 def _show(name: str, output: Path) -> None:
     from imageio.v3 import imwrite
 
-    from avatar.checks import InputError
     from avatar.rig.rig_store import open_rig
     from avatar.rig.show import picture_of
     from avatar.tensorfile import write_bytes

@@ -375,6 +375,7 @@ def test_frames_of_several_cameras_share_a_time_line(
         assert float(known.K[k, 0, 0]) == pytest.approx(128 / np.tan(0.25))
 
 
+@pytest.mark.slow  # up to the tracker, the same is tested above, and reading it back with the exporter
 def test_what_was_exported_is_captured_again_as_it_was(
     small_capture: Capture, tmp_path: Path
 ) -> None:

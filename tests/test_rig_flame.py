@@ -7,6 +7,8 @@ import io
 import os
 import pickle
 import pickletools
+import tracemalloc
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -203,6 +205,9 @@ def test_rig_file_round_trip(mini: FlameRig, tmp_path: Path) -> None:
     torch.testing.assert_close(again.vertices(e), mini.vertices(e))
     again.save(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    replace(mini, parents=torch.tensor([-1, 0, 1, 4, 1])).save(tmp_path / "c.safetensors")
+    with pytest.raises(InputError, match=r"flame\.parents"):
+        load_rig(tmp_path / "c.safetensors")
 
 
 @pytest.mark.parametrize("protocol", range(5))
@@ -324,6 +329,56 @@ def test_nothing_in_a_pickle_is_run(name: str, tmp_path: Path) -> None:
     assert "model.pkl" in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / SENTINEL).exists()
+
+
+def shell(module: str, name: str) -> bytes:
+    """Protocol 2's way to say: a new object of a class."""
+    return f"c{module}\n{name}\n)\x81".encode("latin1")
+
+
+def array_bytes(values: np.ndarray) -> bytes:
+    """A small array of one dimension, as numpy pickles it."""
+    raw, kind = values.tobytes(), values.dtype.str[1:].encode()
+    dtype = b"cnumpy\ndtype\nU" + bytes([len(kind)]) + kind + b"\x85R"
+    content = b"U" + bytes([len(raw)]) + raw
+    state = b"(K\x01(K" + bytes([len(values)]) + b"t" + dtype + b"I00\n" + content + b"t"
+    return shell("numpy", "ndarray") + state + b"b"
+
+
+def greedy() -> dict[str, bytes]:
+    """Pickles of a hundred bytes or so that ask for a gigabyte and more, in ways that are allowed to ask."""
+    key = b"\x80\x02}U\x01f"
+    nested = b"U\x02f4" + b"2\x86" * 27 + b"\x85"  # a pair of itself, 27 times over
+    counts = array_bytes(np.array([0, 1 << 27]))
+    parts = (
+        (b"U\x06_shape", b"(K\x01K\x01t"),
+        (b"U\x04data", array_bytes(np.ones(1))),
+        (b"U\x07indices", array_bytes(np.zeros(1, np.int32))),
+        (b"U\x06indptr", counts),
+    )
+    sparse = b"}(" + b"".join(k + v for k, v in parts) + b"ub"
+    return {
+        "room for a buffer": b"\x80\x05\x96" + (1 << 30).to_bytes(8, "little") + b"x.",
+        "the text of a nested kind": key
+        + shell("numpy", "ndarray")
+        + b"(K\x01(K\x01tcnumpy\ndtype\n"
+        + nested
+        + b"RI00\nU\x00tbs.",
+        "rows without end": key + shell("scipy.sparse", "csc_matrix") + sparse + b"s.",
+    }
+
+
+@pytest.mark.parametrize("name", list(greedy()))
+def test_few_bytes_take_no_gigabytes(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(greedy()[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"model\.pkl"):
+            read_arrays(path, ("f",))
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_harmful_ones_would_harm(tmp_path: Path) -> None:

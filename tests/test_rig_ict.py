@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from rig_miniatures import head_of, ict_arrays, ict_clone
 
 from avatar.checks import InputError
-from avatar.rig import Rig, rig_store
+from avatar.rig import Rig, npz_file, rig_store
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, generic_arkit_basis
 from avatar.rig.external import LEFT_EYE, RIGHT_EYE, load_rig
@@ -203,6 +204,34 @@ def test_truncated_and_altered_files(arrays, tmp_path, store) -> None:
     assert not list(store.glob("*"))
 
 
+def test_an_npz_that_unpacks_to_more_than_any_head_model(npz, store, monkeypatch) -> None:
+    monkeypatch.setattr(npz_file, "LARGEST_BYTES", 1_000_000)
+    with pytest.raises(InputError, match=r"mini\.npz unpacks to 0\.\d GB"):
+        rig_store.import_rig(npz, None, no_detector)
+
+
+def test_a_part_that_is_no_array(npz, store, tmp_path) -> None:
+    path = tmp_path / "mini.npz"
+    with zipfile.ZipFile(npz) as source, zipfile.ZipFile(path, "w") as target:
+        for part in source.namelist():
+            text = part == "tri.npy"
+            target.writestr("tri" if text else part, b"words" if text else source.read(part))
+    with pytest.raises(InputError, match=r"'tri' is not an array"):
+        rig_store.import_rig(path, None, no_detector)
+
+
+@pytest.mark.parametrize("at", [200, 20_000])
+def test_a_damaged_stream(arrays, store, tmp_path, at) -> None:
+    """zlib's and tokenize's errors, of the packed numbers and of a header, are no ValueError."""
+    path = tmp_path / "mini.npz"
+    np.savez_compressed(path, **arrays)
+    content = bytearray(path.read_bytes())
+    content[at : at + 100] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"mini\.npz cannot be read as an \.npz file"):
+        rig_store.import_rig(path, None, no_detector)
+
+
 def test_rig_files_that_are_none(mini: IctRig, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     mini.save(path)
@@ -303,8 +332,11 @@ def test_command_line(mini: IctRig, tmp_path) -> None:
     data = tmp_path / "data"
     (data / "rigs").mkdir(parents=True)
     mini.save(data / "rigs" / "mini.safetensors")
-    listed = command("rig", "list", "--json", "-", data=data)
-    assert [row["name"] for row in json.loads(listed.stdout)] == ["mini"]
+    (data / "rigs" / "broken.safetensors").write_bytes(b"half a fi")
+    listed = json.loads(command("rig", "list", "--json", "-", data=data).stdout)
+    assert [row["name"] for row in listed] == ["broken", "mini"]
+    assert "damaged" in listed[0]["error"]
+    assert listed[1]["kind"] == "ict"
     bad = command("capture", "x.mp4", "-o", tmp_path / "x.capture", "--rig", "nobody", data=data)
     assert bad.returncode == 1
     assert "mini" in bad.stderr + bad.stdout

@@ -113,7 +113,10 @@ def test_motion_finds_the_offset_of_decoded_clips(tmp_path: Path) -> None:
     assert not found["warnings"]
 
 
-@pytest.mark.parametrize(("stage", "done"), [("ingest", LENGTH + 20), ("matte", LENGTH + 5)])
+@pytest.mark.parametrize(
+    ("stage", "done"),
+    [pytest.param("ingest", LENGTH + 20, marks=pytest.mark.slow), ("matte", LENGTH + 5)],
+)
 def test_a_killed_run_goes_on_with_the_camera_it_had_come_to(
     clips: list[Path], prepared: Path, tmp_path: Path, stage: str, done: int
 ) -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -429,12 +429,15 @@ def test_a_run_without_anything_in_it_is_not_kept(small_capture, tmp_path):
     assert not list(tmp_path.glob("me.*.run"))
 
 
-def test_a_run_of_other_settings_is_known_by_the_preset_it_began_with(small_capture, tmp_path):
-    draft = replace(PRESETS["draft"], seed=7)
+@pytest.mark.parametrize("held", [(), (1, 2)])
+def test_a_run_of_other_settings_is_known_by_the_preset_it_began_with(
+    small_capture, tmp_path, held
+):
+    draft = replace(PRESETS["draft"], seed=7, hold_cameras=held)
     folder = tmp_path / "me.run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "step_000001.safetensors").touch()
-    known = {"format": "headsplat.run", "version": 1, "config": asdict(draft)}
+    known = {"format": "headsplat.run", "version": 1, "config": draft.to_json()}
     write_json(folder / "config.json", known)
     claim_run(tmp_path, small_capture, QUICK, overwrite=False)
     assert (tmp_path / "me.draft.run").is_dir()

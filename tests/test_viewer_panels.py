@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
+from several_cameras import MAIN, SIZES, make_capture
 from test_viewer_app import WireClient, frame_threads, wait_for
 from test_viewer_state import make_track
 
-from avatar.capture_data import Capture
+from avatar.capture_data import Capture, Landmarks
 from avatar.checks import InputError
 from avatar.cli_export import export
 from avatar.drive.arkit_csv import write_arkit_csv
@@ -40,7 +41,7 @@ from viewer.compare import AVATAR_ERROR, Comparison, Filmed, compared, fitted_vi
 from viewer.look import Look
 from viewer.opening import open_path
 from viewer.page import plain
-from viewer.panel_capture import LAYERS, layered
+from viewer.panel_capture import DETECTED, LAYERS, layered
 from viewer.panel_output import SHORTCUTS, facts_of
 from viewer.pose_file import MOST_BYTES, parse_pose, pose_json
 from viewer.record import FPS, Recorder, write_take
@@ -416,6 +417,38 @@ def test_layers_of_a_capture(small_capture, layer):
     assert picture.shape == (200, 200, 3)
     plain = layered(small_capture, 5, LAYERS[0], 200)
     assert (layer == LAYERS[0]) == np.array_equal(picture, plain)
+
+
+def test_a_capture_of_several_cameras_shows_each(tmp_path):
+    """Its main camera began after the others."""
+    capture = make_capture(tmp_path / "three.capture")
+    header = json.loads((capture.path / "capture.json").read_text())
+    header["cameras"][MAIN]["missing"] = [[0, 2]]
+    (capture.path / "capture.json").write_text(json.dumps(header))
+    capture = Capture(capture.path)
+    points = torch.full((capture.frames, 478, 3), 40.0)
+    marks = Landmarks(points, torch.ones(capture.frames, dtype=torch.bool))
+    marks.save(capture.landmarks_path(2))
+    for frame in (0, 1):  # as a camera that is not there yet leaves it
+        capture.frame_path(frame).unlink()
+    for camera, (width, height) in enumerate(SIZES):
+        for layer in LAYERS if camera != 0 else LAYERS[:2]:
+            assert layered(capture, 15, layer, 200, camera).shape == (height, width, 3)
+    tracked = [layered(capture, 15, "tracked face", 200, camera) for camera in (0, 2)]
+    for camera, picture in zip((0, 2), tracked, strict=True):
+        assert not np.array_equal(picture, layered(capture, 15, LAYERS[0], 200, camera))
+    dotted = layered(capture, 15, "landmarks", 200, 2)
+    assert np.abs(dotted[40, 40].astype(int) - DETECTED).max() < 30
+    app = open_path(capture.path, port=0)
+    assert isinstance(app, CaptureApp)
+    app.start()
+    try:
+        assert "no face" not in str(app.panel.note.content)
+        assert app.panel.picture(200).shape == (SIZES[MAIN][1], SIZES[MAIN][0], 3)
+        app.panel.camera.value = tuple(app.panel.camera.options)[2]
+        assert app.panel.picture(200).shape == (SIZES[2][1], SIZES[2][0], 3)
+    finally:
+        app.stop()
 
 
 def test_a_capture_opens_without_an_avatar_and_plays(small_capture):

@@ -98,7 +98,11 @@ class CaptureApp:
         Raises:
             InputError: the capture has no frames.
         """
-        if capture.frames < 1 or not capture.frame_path(0).is_file():
+        # Of several cameras, the main one may have begun later.
+        first = next(
+            (f for f in range(capture.frames) if f not in capture.cameras[capture.main].missing), 0
+        )
+        if capture.frames < 1 or not capture.frame_path(first).is_file():
             raise InputError(
                 f"{capture.path} has no frames to show. Run: avatar capture VIDEO -o {capture.path}"
             )
@@ -175,7 +179,7 @@ class CaptureApp:
             panel.note.content = plain(failure)
         now = time.perf_counter()
         playback, shown = Playback(capture.frames, capture.fps, start_s=now), -1
-        layer, beat_due = "", now
+        drawn, beat_due = ("", ""), now
         while not self._ended.is_set():
             self._changed.wait(TICK_S if self.playing.value else 0.2)
             self._changed.clear()
@@ -198,9 +202,10 @@ class CaptureApp:
                 jumped=moved is not None or wrapped,
                 muted=False,
             )
-            if frame == shown and layer == panel.layer.value:
+            asked_for = str(panel.layer.value), str(panel.camera.value)
+            if frame == shown and asked_for == drawn:
                 continue
-            shown, layer = frame, str(panel.layer.value)
+            shown, drawn = frame, asked_for
             if asked != frame:
                 panel.frame.value = frame
             self._scene.show(panel.picture(SIDE))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 import viser
 import viser.uplot
 
-from avatar.capture_data import Capture
+from avatar.capture_data import Capture, Landmarks
 from avatar.checks import InputError
 from avatar.rotations import transform_points
 from viewer.page import plain
@@ -22,7 +24,9 @@ AXIS_M = 0.06
 DETECTED, TRACKED = (230, 120, 30), (30, 160, 80)
 
 
-def layered(capture: Capture, frame: int, layer: str, side: int) -> np.ndarray:
+def layered(
+    capture: Capture, frame: int, layer: str, side: int, camera: int | None = None
+) -> np.ndarray:
     """Return a frame with one layer drawn on it, uint8 [H, W, 3], at most ``side`` pixels long.
 
     Args:
@@ -30,39 +34,61 @@ def layered(capture: Capture, frame: int, layer: str, side: int) -> np.ndarray:
         frame: its index.
         layer: one of ``LAYERS``.
         side: longer side, pixels.
+        camera: index of its camera; the main one where None.
 
     Raises:
         InputError: the frame, its mask or the track is missing or damaged.
     """
-    size = capture.size_within(side)
-    picture = np.ascontiguousarray(capture.frame(frame, size=size))
+    camera = capture.main if camera is None else camera
+    size = capture.size_within(side, camera)
+    if frame in capture.cameras[camera].missing:
+        picture = np.full((size[1], size[0], 3), 255, np.uint8)
+        return _said(picture, "no picture of this camera")
+    picture = np.ascontiguousarray(capture.frame(frame, camera, size=size))
     if layer == PLAIN:
         return picture
     if layer == MASK:
-        alpha = capture.mask(frame, size=size)[..., None].astype(np.float32) / 255
+        alpha = capture.mask(frame, camera, size=size)[..., None].astype(np.float32) / 255
         dimmed = 0.25 * picture + np.array((40, 60, 120), np.float32)
         return (picture * alpha + dimmed * (1 - alpha)).clip(0, 255).astype(np.uint8)
     track = capture.track
-    if not bool(track.valid[frame]):
-        cv2.putText(picture, "no face found", (12, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.7, DETECTED, 2)
+    scale = size[0] / capture.cameras[camera].width
+    if layer == LANDMARKS and camera != track.main:
+        found = _detected(capture.landmarks_path(camera))
+        if not bool(found.valid[frame]):
+            return _said(picture, "no face found")
+        for x, y in (found.points[frame, :, :2] * scale).tolist():
+            _dot(picture, x, y, DETECTED)
         return picture
-    scale = size[0] / capture.width
+    if not bool(track.valid[frame]):
+        return _said(picture, "no face found")
     if layer == LANDMARKS:
         for x, y in (track.landmarks_px[frame] * scale).tolist():
             _dot(picture, x, y, DETECTED)
         return picture
-    T_cam_head = track.T_cam_world[track.main] @ track.T_world_head[frame]
+    T_cam_head = track.T_cam_world[camera] @ track.T_world_head[frame]
     if layer == HEAD:
         points = torch.cat([torch.zeros(1, 3), AXIS_M * torch.eye(3)]) + torch.tensor([0, 0, 0.1])
-        origin, *ends = _projected(points, T_cam_head, track.K[track.main]) * scale
+        origin, *ends = _projected(points, T_cam_head, track.K[camera]) * scale
         for end, colour in zip(ends, ((220, 40, 40), (40, 170, 40), (40, 80, 220)), strict=True):
             start, stop = (tuple(round(float(v) * 8) for v in p) for p in (origin, end))
             cv2.line(picture, start, stop, colour, 2, cv2.LINE_AA, shift=3)
         return picture
     face = track.lattice + torch.einsum("e,evc->vc", track.expression[frame], track.basis)
-    for x, y in (_projected(face, T_cam_head, track.K[track.main]) * scale).tolist():
+    for x, y in (_projected(face, T_cam_head, track.K[camera]) * scale).tolist():
         _dot(picture, x, y, TRACKED)
     return picture
+
+
+@lru_cache(maxsize=2)
+def _detected(path: Path) -> Landmarks:
+    """The points of one camera, kept for the frames that follow."""
+    return Landmarks.load(path)
+
+
+def _said(picture: np.ndarray, words: str) -> np.ndarray:
+    """Write words into a picture's corner."""
+    return cv2.putText(picture, words, (12, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.7, DETECTED, 2)
 
 
 def _projected(points: torch.Tensor, T_cam: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
@@ -109,7 +135,15 @@ class CapturePanel:
         self.note = gui.add_markdown(note)
         self.frame = gui.add_slider("Capture frame", 0, max(capture.frames - 1, 1), 1, 0)
         self.layer = gui.add_dropdown("Layer", layers)
-        for handle in (self.frame, self.layer):
+        self._cameras = {f"{k}: {one.name}": k for k, one in enumerate(capture.cameras)}
+        several = len(capture.cameras) > 1
+        self.camera = gui.add_dropdown(
+            "Camera",
+            tuple(self._cameras),
+            initial_value=tuple(self._cameras)[capture.main],
+            visible=several,
+        )
+        for handle in (self.frame, self.layer, self.camera):
             handle.on_update(lambda _: self._update())
         self._picture = None
         if own_picture:
@@ -164,11 +198,12 @@ class CapturePanel:
         A frame that cannot be read is a grey picture; the note says why.
         """
         frame = min(int(self.frame.value), self._capture.frames - 1)
+        camera = self._cameras[str(self.camera.value)]
         try:
-            return layered(self._capture, frame, str(self.layer.value), side)
+            return layered(self._capture, frame, str(self.layer.value), side, camera)
         except InputError as error:
             self.note.content = plain(str(error))
-            width, height = self._capture.size_within(side)
+            width, height = self._capture.size_within(side, camera)
             return np.full((height, width, 3), 128, np.uint8)
 
     def step(self, frames: int) -> None:

@@ -130,7 +130,10 @@ class ComparePanel:
     def show(self, comparison: Comparison | None, psnr: float) -> None:
         """Say how alike the two are, or what is missing for it."""
         if comparison is not None and math.isnan(psnr):
-            text = f"Frame {comparison.frame}: what was filmed cannot be read; is the file still there?"
+            text = (
+                f"Frame {comparison.frame}: what was filmed cannot be read. Either its file is gone or, of "
+                "several cameras, the main one has no picture of that moment."
+            )
         elif comparison is not None:
             text = f"Frame {comparison.frame}: PSNR {psnr:.1f} dB on this background, as drawn."
         elif self.on.value:

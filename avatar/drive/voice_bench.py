@@ -150,7 +150,7 @@ def _distances(
     lips = track.lattice[points] + torch.einsum("fe,epd->fpd", expression, track.basis[:, points])
     T = track.T_cam_world[track.main] @ track.T_world_head[part[0] : part[1]][known]
     seen = lips @ T[:, :3, :3].transpose(1, 2) + T[:, None, :3, 3]
-    pixels = seen @ track.K[0].T
+    pixels = seen @ track.K[track.main].T
     a = pixels[..., :2] / pixels[..., 2:]
     b = track.landmarks_px[part[0] : part[1]][known][:, points]
     scale = SIDE / max(capture.width, capture.height)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from avatar.capture_data import Capture
+from avatar.checks import InputError
 from avatar.export.splat_common import naming_path
-from avatar.model.create import describe_person, hull, spread_frames
+from avatar.model.create import describe_person, hull, spread_frames, with_pictures
 from avatar.model.create_views import Views
 from avatar.rig.lattice import lattice_table
 from avatar.tensorfile import write_bytes
@@ -31,11 +32,17 @@ def start_cloud(capture: Capture) -> tuple[int, Tensor, np.ndarray]:
 
     Returns:
         The frame that the colours are of; points [n, 3] float32, head frame, metres; colours uint8 [n, 3].
+
+    Raises:
+        InputError: no frame with a tracked face has a picture of the main camera.
     """
     track = capture.track
-    frames = torch.nonzero(track.valid.bool())[:, 0]
-    missing = capture.cameras[capture.main].missing
-    frames = torch.tensor([f for f in frames.tolist() if f not in missing]) if missing else frames
+    frames = with_pictures(capture, torch.nonzero(track.valid.bool())[:, 0], capture.main)
+    if not len(frames):
+        raise InputError(
+            f"{capture.path}: the main camera has no picture with a tracked face, of which the points to start "
+            "from are made. Capture again, the face in view."
+        )
     person = describe_person(capture, frames)
     chosen = spread_frames(track, frames, HULL_VIEWS)
     apart = (track.T_world_head[frames] - person.rest.T_world_head).abs().amax((1, 2))

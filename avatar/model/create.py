@@ -130,14 +130,14 @@ def choose_views(capture: Capture, frames: Tensor, cameras: Sequence[int], count
     """
     track = capture.track
     front = frontal_camera(capture, frames, cameras)
-    seen = _with_pictures(capture, frames, front)
+    seen = with_pictures(capture, frames, front)
     apart = (track.T_world_head[seen] - track.T_world_torso[seen]).abs().amax((1, 2))
     reference = seen[int(apart.argmin())]
     if len(cameras) == 1:
         chosen = spread_frames(track, seen, count)
         chosen = torch.cat([reference[None], chosen[chosen != reference]])
         return Views(capture, chosen, torch.full_like(chosen, front))
-    by_camera = {k: _with_pictures(capture, frames, k) for k in cameras}
+    by_camera = {k: with_pictures(capture, frames, k) for k in cameras}
     f = torch.cat(list(by_camera.values()))
     k = torch.cat([torch.full_like(their, camera) for camera, their in by_camera.items()])
     spread = spread_views(track, f, k, count)
@@ -149,7 +149,7 @@ def choose_views(capture: Capture, frames: Tensor, cameras: Sequence[int], count
     )
 
 
-def _with_pictures(capture: Capture, frames: Tensor, camera: int) -> Tensor:
+def with_pictures(capture: Capture, frames: Tensor, camera: int) -> Tensor:
     """Those of the frames [n] of which a camera has a picture."""
     missing = capture.cameras[camera].missing
     if not missing:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avatar.checks import InputError
+from avatar.checks import InputError, bind_shape
 from avatar.rig.arkit import ARKIT_INDEX, ARKIT_NAMES
 from avatar.rig.arkit_basis import GAZE_SIDE_RAD, GAZE_UP_RAD
 from avatar.rig.embed import Embedding, Mesh, lay_lattice
@@ -172,7 +172,7 @@ def _own(
     path: Path, tensors: dict[str, Tensor], kind: str, required: dict[str, str], count: int
 ) -> dict[str, Tensor]:
     """Take a kind's own tensors out of the file, their shapes checked."""
-    from avatar.checks import bind_shape
+    from avatar.rig.flame import PARENTS
 
     sizes: dict[str, int] = {"V": len(tensors["neutral"]), "E": count}
     own = {}
@@ -184,6 +184,10 @@ def _own(
                 f"{path}: '{kind}.{name}' must be [{', '.join(spec.split())}]. {REMEDY}"
             )
         sizes, own[name] = bound, tensor
+    if "parents" in own and tuple(own["parents"].tolist()) != PARENTS:
+        raise InputError(
+            f"{path}: '{kind}.parents' hangs the joints otherwise than FLAME. {REMEDY}"
+        )
     return own
 
 
@@ -204,6 +208,21 @@ class Placed:
     def directions(self, moves: Tensor) -> Tensor:
         """Turn displacements [..., 3] of the rig's frame into the head frame."""
         return moves @ self.T_head_rig[:3, :3].T
+
+    def on_lattice(
+        self, fields: Tensor, triangles: Tensor, eyes: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Read displacements [N, V, 3] of the rig's frame at the lattice: [N, 478, 3] float32, head frame.
+
+        Irises go as their eyeballs, vertices ``eyes``, do on average; they lie still where that is None.
+        """
+        R = self.T_head_rig[:3, :3].float()
+        out = torch.zeros(len(fields), POINTS, 3)
+        out[:, :SKIN_POINTS] = self.embedding.of(fields.float(), triangles) @ R.T
+        for side, rows in zip(("left", "right"), eyes or (), strict=False):
+            move = fields[:, rows].float().mean(1, keepdim=True) @ R.T
+            out[:, list(REGIONS[f"iris_{side}"])] = move
+        return out
 
 
 def place(

@@ -20,13 +20,15 @@ SHAPES, EXPRESSIONS, JOINTS = 300, 100, 5
 """Principal components of identity, of expression, and joints."""
 ROOT, NECK, JAW, LEFT_EYE_JOINT, RIGHT_EYE_JOINT = range(JOINTS)
 """Joints, in the model's order."""
+PARENTS = (-1, ROOT, NECK, NECK, NECK)
+"""Of each joint; -1 for none."""
 FLAME_TENSORS = {
     "template": "V 3",
     "shapes": "S V 3",
-    "pose": "P V 3",
-    "regressor": "J V",
-    "parents": "J",
-    "weights": "V J",
+    "pose": "36 V 3",
+    "regressor": "5 V",
+    "parents": "5",
+    "weights": "V 5",
     "T_head_rig": "4 4",
     "to_expression": "E X",
     "to_jaw": "E 3",

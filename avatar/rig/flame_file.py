@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from avatar.checks import InputError
-from avatar.rig.flame import EXPRESSIONS, JOINTS, SHAPES, FlameModel
+from avatar.rig.flame import EXPRESSIONS, JOINTS, PARENTS, SHAPES, FlameModel
 from avatar.rig.flame_pickle import REMEDY, read_arrays
+from avatar.rig.npz_file import read_npz
 
 VERTICES = 5023
 """Vertices of every published FLAME."""
@@ -30,8 +31,6 @@ LAYOUT: dict[str, tuple[int | None, ...]] = {
     "weights": (VERTICES, JOINTS),
 }
 """Keys and shapes; None for any size."""
-PARENTS = (-1, 0, 1, 1, 1)
-"""Neck on the root; jaw and eyes on the neck."""
 LARGEST = 100.0
 """No number in the file is as large."""
 
@@ -43,13 +42,7 @@ def read_flame(path: Path) -> tuple[FlameModel, Tensor]:
         InputError: not FLAME, another layout, a pickle with anything but arrays in it.
     """
     if zipfile.is_zipfile(path):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in LAYOUT if key in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError, KeyError) as error:
-            raise InputError(
-                f"{path} cannot be read as an .npz file ({error}). {REMEDY}"
-            ) from error
+        arrays = read_npz(path, LAYOUT, REMEDY)
     else:
         arrays = read_arrays(path, tuple(LAYOUT))
     return _checked(path, arrays)

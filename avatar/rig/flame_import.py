@@ -95,7 +95,7 @@ def make_flame(
     for label, rows in zip((LEFT_EYE, RIGHT_EYE), eyes, strict=True):
         part[rows] = label
     names = (*ARKIT_NAMES, *(f"flame{k:02d}" for k in range(OWN)))
-    identity = on_lattice(model.shapes[:IDENTITIES], triangles, placed, eyes)
+    identity = placed.on_lattice(model.shapes[:IDENTITIES], triangles, eyes)
     return FlameRig(
         kind="flame",
         name=name,
@@ -124,7 +124,7 @@ def arkit_of_flame(model: FlameModel, triangles: Tensor, placed: Placed) -> Mean
     skin = slice(0, SKIN_POINTS)
     count = len(ARKIT_NAMES) + OWN
     own = model.shapes[model.identities :][:COMPONENTS]
-    modes = on_lattice(own, triangles, placed, None).double()
+    modes = placed.on_lattice(own, triangles, None).double()
     drawn = arkit_basis(placed.lattice).double()
     basis = torch.zeros(count, POINTS, 3, dtype=torch.float64)
     basis[: len(ARKIT_NAMES)] = drawn
@@ -179,19 +179,3 @@ def _posed(model: FlameModel, jaw: Tensor) -> Tensor:
     turns = torch.eye(3).repeat(JOINTS, 1, 1)
     turns[JAW] = rotvec_to_matrix(jaw)
     return model.vertices(turns, torch.zeros(0))
-
-
-def on_lattice(
-    fields: Tensor, triangles: Tensor, placed: Placed, eyes: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    """Read displacements [N, V, 3] of FLAME's frame at the lattice, head frame: [N, 478, 3] float32.
-
-    Irises go as their eyeballs do on average; they lie still where ``eyes`` is None.
-    """
-    R = placed.T_head_rig[:3, :3].float()
-    out = fields.new_zeros(len(fields), POINTS, 3)
-    out[:, :SKIN_POINTS] = placed.embedding.of(fields, triangles) @ R.T
-    for side, rows in zip(("left", "right"), eyes or (), strict=False):
-        move = fields[:, rows].mean(1, keepdim=True) @ R.T
-        out[:, list(REGIONS[f"iris_{side}"])] = move
-    return out

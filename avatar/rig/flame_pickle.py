@@ -22,6 +22,8 @@ from avatar.checks import InputError
 
 LARGEST_BYTES = 2 << 30
 """No published FLAME file is a tenth as large."""
+MOST_DENSE = 10_000_000
+"""Numbers of a sparse matrix written out; FLAME's one has 25 thousand."""
 _DTYPE = re.compile(r"[fiub][1248]")
 REMEDY = "Give the file as FLAME's site serves it (generic_model.pkl, flame2023.pkl), or its .npz."
 
@@ -121,6 +123,14 @@ _NAMES: dict[tuple[str, str], type[_Shell] | str] = {
 
 # The unpickler written in Python: the one in C makes room for whatever sizes a file claims.
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, attr-defined]
+    def _unasked(self) -> None:
+        raise Refused("a buffer of protocol 5")
+
+    # The one opcode for which this unpickler makes room before it reads; no array needs it.
+    dispatch = pickle._Unpickler.dispatch | {  # type: ignore[name-defined, attr-defined]
+        pickle.BYTEARRAY8[0]: _unasked
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         """Return the shell that a name stands for; raise for all others."""
         known = _NAMES.get((module, name))
@@ -191,21 +201,26 @@ def _array(value: Any, depth: int = 0) -> np.ndarray:
 
 
 def _dtype(shell: Any) -> np.dtype:
-    if not isinstance(shell, _Dtype) or not _DTYPE.fullmatch(str(shell.arguments[0])):
+    kind = shell.arguments[0] if isinstance(shell, _Dtype) else None
+    # No str() of anything else: a short pickle can nest tuples whose text fills the memory.
+    if not isinstance(kind, str) or not _DTYPE.fullmatch(kind):
         raise ValueError("its kind is not numbers")
     order = shell.state[1] if shell.state is not None else "="
-    return np.dtype(str(shell.arguments[0])).newbyteorder(order if order in "<>=|" else "=")
+    return np.dtype(kind).newbyteorder(order if order in ("<", ">", "|") else "=")
 
 
 def _dense(shell: _Csc | _Csr, depth: int) -> np.ndarray:
     """Write out a sparse matrix."""
     state = shell.state
-    rows, columns = (int(n) for n in state.get("_shape", state.get("shape")))
+    rows, columns = (n for n in state.get("_shape", state.get("shape")) if type(n) is int)
     data, indices, starts = (_array(state[k], depth + 1) for k in ("data", "indices", "indptr"))
     major = columns if isinstance(shell, _Csc) else rows
-    if not 0 < rows * columns <= 100_000_000 or len(starts) != major + 1:
+    counts = np.diff(starts.astype(np.int64))
+    fits = min(rows, columns) > 0 and rows * columns <= MOST_DENSE and len(counts) == major
+    # Counts are added up before they are written out: few bytes can claim any number of rows.
+    if not fits or counts.min() < 0 or not counts.sum() == len(indices) == len(data):
         raise ValueError("its shape does not fit its content")
-    lines = np.repeat(np.arange(major), np.diff(starts.astype(np.int64)))
+    lines = np.repeat(np.arange(major), counts)
     where = (indices, lines) if isinstance(shell, _Csc) else (lines, indices)
     dense = np.zeros((rows, columns))
     np.add.at(dense, where, data)

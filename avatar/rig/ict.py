@@ -8,7 +8,6 @@ with teeth, tongue and eyeballs: Li et al., Learning Formation of Physically-Bas
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from avatar.rig.ict_layout import (
     SKIN,
     VERTICES,
 )
+from avatar.rig.npz_file import read_npz
 
 ICT_TENSORS = {"expression": "E V 3", "identity": "I V 3"}
 """What the rig file holds beyond ``external.TENSORS``: float16 metres at coefficient 1, head frame."""
@@ -101,29 +101,21 @@ def make_ict(arrays: IctArrays, name: str, source: dict[str, Any]) -> IctRig:
     expression = torch.zeros(len(ARKIT_NAMES), VERTICES, 3)
     for k, shape in enumerate(torch.from_numpy(arrays.expression)):
         expression[ARKIT_INDEX[apple_name(NAMES[k])]] += shape.float() * CENTIMETRE
-    eyes = tuple(torch.arange(*span) for span in EYEBALLS)
+    eyes = (torch.arange(*EYEBALLS[0]), torch.arange(*EYEBALLS[1]))
     centres = torch.stack([sphere_centre(vertices[rows]) for rows in eyes])
     blink = expression[ARKIT_INDEX["eyeBlinkLeft"]] + expression[ARKIT_INDEX["eyeBlinkRight"]]
     placed = place(
         Mesh(vertices, triangles, expression[ARKIT_INDEX["jawOpen"]], blink),
         ((triangles >= FACE[0]) & (triangles < FACE[1])).all(1),
-        (eyes[0], eyes[1]),
+        eyes,
         centres,
         torch.tensor(LATTICE_POINTS),
         vertices[list(LANDMARKS)],
     )
-    turn = placed.T_head_rig[:3, :3].float()
-    expression = expression @ turn.T
-    identity = torch.from_numpy(arrays.identity).float() * CENTIMETRE @ turn.T
-    on_skin = placed.embedding
-
-    def on_lattice(fields: Tensor) -> Tensor:
-        irises = fields.new_zeros(len(fields), 10, 3)
-        for eye, rows in enumerate(eyes):  # points 468.. are the right eye's
-            own = fields[:, rows].mean(1, keepdim=True)
-            irises[:, slice(5, 10) if eye == 0 else slice(0, 5)] = own
-        return torch.cat([on_skin.of(fields, triangles), irises], 1)
-
+    identity = torch.from_numpy(arrays.identity).float() * CENTIMETRE
+    basis, identities = (
+        placed.on_lattice(fields, triangles, eyes) for fields in (expression, identity)
+    )
     return IctRig(
         kind="ict",
         name=name,
@@ -132,13 +124,11 @@ def make_ict(arrays: IctArrays, name: str, source: dict[str, Any]) -> IctRig:
         part=part,
         eyeballs=placed.points(centres).float(),
         expression_names=ARKIT_NAMES,
-        face=SculptedFace(
-            "ict", placed.lattice.float(), ARKIT_NAMES, on_lattice(expression), on_lattice(identity)
-        ),
-        embedding=on_skin,
+        face=SculptedFace("ict", placed.lattice.float(), ARKIT_NAMES, basis, identities),
+        embedding=placed.embedding,
         source=source,
-        expression=expression.half(),
-        identity=identity.half(),
+        expression=placed.directions(expression.double()).half(),
+        identity=placed.directions(identity.double()).half(),
     )
 
 
@@ -165,20 +155,19 @@ def read_ict(path: Path) -> IctArrays:
 
 def _from_npz(path: Path) -> IctArrays:
     wanted = ("neutral", "tri", "expr", "ident", "names")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            lacking = [key for key in wanted if key not in file.files]
-            if lacking:
-                raise InputError(f"{path} has no {', '.join(lacking)}. {ADVICE}")
-            arrays = {key: file[key] for key in wanted}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as an .npz file ({error}). {ADVICE}") from error
+    arrays = read_npz(path, wanted, ADVICE)
+    lacking = [key for key in wanted if key not in arrays]
+    if lacking:
+        raise InputError(f"{path} has no {', '.join(lacking)}. {ADVICE}")
     if arrays["names"].dtype.kind not in "US":
         raise InputError(f"{path}: 'names' must hold words. {ADVICE}")
-    names = [n.decode() if isinstance(n, bytes) else str(n) for n in arrays["names"].ravel()]
+    names = [
+        n.decode("latin1") if isinstance(n, bytes) else str(n) for n in arrays["names"].ravel()
+    ]
     expression = arrays["expr"]
-    if len(names) != len(expression):
-        raise InputError(f"{path} has {len(names)} names for {len(expression)} shapes. {ADVICE}")
+    shapes = len(expression) if expression.ndim else 0
+    if len(names) != shapes:
+        raise InputError(f"{path} has {len(names)} names for {shapes} shapes. {ADVICE}")
     order = _order(path, names)
     return _checked(path, arrays["neutral"], arrays["tri"], expression[order], arrays["ident"])
 

@@ -10,11 +10,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from avatar.checks import InputError
 from avatar.rig.external import ExternalRig, load_rig
 from avatar.rig.mesh_views import Detect
+from avatar.rig.npz_file import npz_names
 
 LATTICE = "lattice"
 """The name of the rig that needs no file."""
@@ -107,17 +106,17 @@ def import_rig(
             f"A head model named {name!r} is imported already. Give another --name, or --overwrite to "
             "replace it."
         )
-    source = {"file": path.name, "sha256": _sha256(path)}
     if kind == "ict":
         from avatar.rig.ict import make_ict, read_ict
 
-        rig: ExternalRig = make_ict(read_ict(path), name, source)
+        arrays = read_ict(path)
+        rig: ExternalRig = make_ict(arrays, name, _source(path))
     else:
         from avatar.rig.flame_file import read_flame
         from avatar.rig.flame_import import make_flame
 
         model, triangles = read_flame(path)
-        rig = make_flame(model, triangles, detector(), name, source)
+        rig = make_flame(model, triangles, detector(), name, _source(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     rig.save(target)
     return rig
@@ -148,17 +147,18 @@ def _kind_of(path: Path) -> str:
         if start[:1] == b"\x80" or start == b"(d" or path.suffix.lower() in (".pkl", ".pickle"):
             return "flame"
         raise InputError(f"{path} is no head model that this program knows. {WHAT}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = set(file.files)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as an .npz file ({error}). {WHAT}") from error
+    keys = npz_names(path, WHAT)
     if "v_template" in keys:
         return "flame"
     if keys & {"expr", "ident"}:
         return "ict"
     listed = ", ".join(sorted(keys)[:6]) or "nothing"
     raise InputError(f"{path} is no head model that this program knows (it holds {listed}). {WHAT}")
+
+
+def _source(path: Path) -> dict[str, str]:
+    """Say what was imported; of a folder only once it is known to be a head model, not somebody's disk."""
+    return {"file": path.resolve().name, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

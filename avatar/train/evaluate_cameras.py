@@ -25,13 +25,13 @@ CameraListener = Callable[[int, int, np.ndarray, np.ndarray], None]
 def held_cameras(avatar: Avatar) -> tuple[int, ...]:
     """Return the cameras that an avatar was not fitted to, as its file says."""
     config = avatar.header.get("config")
-    held = config.get("hold_cameras", ()) if isinstance(config, dict) else ()
-    return tuple(int(k) for k in held) if isinstance(held, list | tuple) else ()
+    held = config.get("hold_cameras") if isinstance(config, dict) else None
+    return tuple(k for k in held if type(k) is int) if isinstance(held, list) else ()
 
 
 def preview_camera(avatar: Avatar, capture: Capture) -> int:
     """Return the camera that previews show: the first that is held out, else the main one."""
-    held = [k for k in held_cameras(avatar) if k < len(capture.cameras)]
+    held = [k for k in held_cameras(avatar) if 0 <= k < len(capture.cameras)]
     return held[0] if held else capture.main
 
 
