@@ -6,12 +6,18 @@ Part of the command line, in a file of its own for its length; heavy packages ar
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import tyro
 from rich.markup import escape
 
-from avatar.cli_common import OptionalOutput, UsageError, captured_clip
+from avatar.cli_common import (
+    CalibrationUnit,
+    OptionalOutput,
+    UsageError,
+    captured_clip,
+    clip_settings,
+    clips_and_masks,
+)
 from avatar.cli_dataset import Layout, captured_data_set, is_data_set
 from avatar.console import ProgressDisplay, console
 
@@ -27,7 +33,7 @@ def capture(
     focal_mm: tyro.conf.UseAppendAction[tuple[float, ...]] = (),
     offsets: tuple[float, ...] = (),
     calibration: Path | None = None,
-    calibration_unit: Literal["m", "cm", "mm", "arbitrary"] | None = None,
+    calibration_unit: CalibrationUnit | None = None,
     rig: str = "lattice",
     overwrite: bool = False,
     guide: bool = False,
@@ -68,34 +74,31 @@ def capture(
 
         print(as_text(), end="")
         return
-    if not videos and len(mask) > 1:  # --mask MASK CLIP: of the list that follows, one is the mask
-        videos, mask = mask[1:], mask[:1]
-    if not videos or output is None:
-        missing = "a VIDEO" if not videos else "-o OUTPUT"
+    clips, mask = clips_and_masks(videos, mask)
+    if not clips or output is None:
+        missing = "a VIDEO" if not clips else "-o OUTPUT"
         raise UsageError(
             f"avatar capture needs {missing}: avatar capture VIDEO -o ME.capture. "
             "How to film: avatar capture --guide"
         )
-    if mirrored and mirrored_clips:
-        raise UsageError("--mirrored says that all clips are mirrored: leave out --mirrored-clips.")
-    if calibration_unit is not None and calibration is None:
-        raise UsageError("--calibration-unit needs --calibration FILE.")
-    folder = is_data_set(videos)
+    settings = clip_settings(
+        mask,
+        mirrored=mirrored,
+        mirrored_clips=mirrored_clips,
+        focal_mm=focal_mm,
+        offsets=offsets,
+        calibration=calibration,
+        calibration_unit=calibration_unit,
+    )
+    folder = is_data_set(clips)
     if not folder and (dataset, only, fps) != (None, None, None):
         raise UsageError(
             "--dataset, --only and --fps are for folders of data sets, and this is a clip."
         )
-    clip_options = {
-        "--mask": bool(mask),
-        "--mirrored": mirrored or bool(mirrored_clips),
-        "--focal-mm": bool(focal_mm),
-        "--offsets": bool(offsets),
-        "--calibration": calibration is not None,
-    }
     with ProgressDisplay() as report:
         if folder:
             captured = captured_data_set(
-                videos[0],
+                clips[0],
                 output,
                 report,
                 layout=dataset,
@@ -104,22 +107,19 @@ def capture(
                 rig=rig,
                 max_side=max_side,
                 overwrite=overwrite,
-                clip_options=[name for name, given in clip_options.items() if given],
+                clip_options=[
+                    f"--{name.replace('_', '-')}" for name, value in settings.items() if value
+                ],
             )
         else:
             captured = captured_clip(
-                list(videos),
+                clips,
                 output,
                 report,
                 max_side=max_side,
-                mask=mask or None,
-                mirrored=mirrored_clips or mirrored,
-                focal_mm=focal_mm or None,
-                offsets=offsets or None,
-                calibration=calibration,
-                calibration_unit=calibration_unit,
                 rig=rig,
                 overwrite=overwrite,
+                **settings,
             )
     cameras = f", {len(captured.cameras)} cameras" if len(captured.cameras) > 1 else ""
     console.print(

@@ -5,6 +5,7 @@ Part of the command line, in a file of its own for its length; heavy packages ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,9 @@ Preset = Literal["smoke", "draft", "standard", "overnight"]
 Device = Literal["auto", "cpu", "cuda"]
 CameraName = Literal["front", "orbit", "turntable", "capture"]
 Deformer = Literal["blendshapes", "rigid", "latent", "branches", "uvmap"]
+
+CalibrationUnit = Literal["m", "cm", "mm", "arbitrary"]
+"""Units of length of a calibration file."""
 
 
 class UsageError(Exception):
@@ -74,6 +78,44 @@ def need_device(device: Device) -> None:
             "--device cuda: the CUDA kernels work here (avatar bench rasterizer --gpu), but the fit "
             "does not use them yet. Leave --device out to fit on the CPU."
         )
+
+
+def clips_and_masks(
+    videos: Sequence[Path], mask: Sequence[Path]
+) -> tuple[list[Path], tuple[Path, ...]]:
+    """Return the clips and their masks: of ``--mask MASK CLIP``, which reads as two masks, one is the clip."""
+    if not videos and len(mask) > 1:
+        return list(mask[1:]), (mask[0],)
+    return list(videos), tuple(mask)
+
+
+def clip_settings(
+    mask: Sequence[Path] = (),
+    *,
+    mirrored: bool = False,
+    mirrored_clips: tuple[str, ...] = (),
+    focal_mm: tuple[float, ...] = (),
+    offsets: tuple[float, ...] = (),
+    calibration: Path | None = None,
+    calibration_unit: CalibrationUnit | None = None,
+) -> dict[str, Any]:
+    """Return fields of ``capture.settings.CaptureConfig`` of what was given for clips; nothing given is None.
+
+    Raises:
+        UsageError: options that contradict each other.
+    """
+    if mirrored and mirrored_clips:
+        raise UsageError("--mirrored says that all clips are mirrored: leave out --mirrored-clips.")
+    if calibration_unit is not None and calibration is None:
+        raise UsageError("--calibration-unit needs --calibration FILE.")
+    return {
+        "mask": tuple(mask) or None,
+        "mirrored": mirrored_clips or mirrored,
+        "focal_mm": focal_mm or None,
+        "offsets": offsets or None,
+        "calibration": calibration,
+        "calibration_unit": calibration_unit,
+    }
 
 
 def captured_clip(

@@ -5,9 +5,7 @@ Part of the command line, in a file of its own for its length; heavy packages ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import tyro
 from rich.markup import escape
@@ -15,12 +13,15 @@ from rich.markup import escape
 from avatar.checks import InputError
 from avatar.cli_bench import JsonFile, write_json_file
 from avatar.cli_common import (
+    CalibrationUnit,
     Deformer,
     Device,
     OptionalOutput,
     Preset,
     UsageError,
     captured_clip,
+    clip_settings,
+    clips_and_masks,
     copy_file,
     need_device,
     train_config,
@@ -28,8 +29,6 @@ from avatar.cli_common import (
 from avatar.cli_eval import evaluate_run
 from avatar.cli_fit import claim_run, fit_run
 from avatar.console import ProgressDisplay, console
-
-CalibrationUnit = Literal["m", "cm", "mm", "arbitrary"]
 
 
 def create(
@@ -99,8 +98,16 @@ def create(
     from avatar.model.avatar import Avatar
     from avatar.train.evaluate import STAGES
 
-    clips, settings = clips_and_settings(
-        videos,
+    clips, mask = clips_and_masks(videos, mask)
+    if not clips:
+        raise UsageError("avatar create needs a VIDEO: avatar create VIDEO -o out/me.")
+    for folder in clips:
+        if folder.is_dir():
+            raise InputError(
+                f"{folder} is a folder, and avatar create takes clips. For a data set, first: avatar capture "
+                f"{folder} -o ME.capture, then: avatar train ME.capture -o ME.run"
+            )
+    settings = clip_settings(
         mask,
         mirrored=mirrored,
         mirrored_clips=mirrored_clips,
@@ -161,44 +168,3 @@ def create(
         f"-o {output}/orbit.mp4",
         markup=True,
     )
-
-
-def clips_and_settings(
-    videos: Sequence[Path],
-    mask: Sequence[Path] = (),
-    *,
-    mirrored: bool = False,
-    mirrored_clips: tuple[str, ...] = (),
-    focal_mm: tuple[float, ...] = (),
-    offsets: tuple[float, ...] = (),
-    calibration: Path | None = None,
-    calibration_unit: CalibrationUnit | None = None,
-) -> tuple[list[Path], dict[str, Any]]:
-    """Return the clips, and fields of ``capture.settings.CaptureConfig``, of what was given for clips.
-
-    Raises:
-        UsageError: no clip, or options that contradict each other.
-        InputError: a folder where a clip should be.
-    """
-    if not videos and len(mask) > 1:  # --mask MASK CLIP: of the list that follows, one is the mask
-        videos, mask = mask[1:], mask[:1]
-    if not videos:
-        raise UsageError("avatar create needs a VIDEO: avatar create VIDEO -o out/me.")
-    if mirrored and mirrored_clips:
-        raise UsageError("--mirrored says that all clips are mirrored: leave out --mirrored-clips.")
-    if calibration_unit is not None and calibration is None:
-        raise UsageError("--calibration-unit needs --calibration FILE.")
-    for folder in videos:
-        if folder.is_dir():
-            raise InputError(
-                f"{folder} is a folder, and avatar create takes clips. For a data set, first: avatar capture "
-                f"{folder} -o ME.capture, then: avatar train ME.capture -o ME.run"
-            )
-    return list(videos), {
-        "mask": tuple(mask) or None,
-        "mirrored": mirrored_clips or mirrored,
-        "focal_mm": focal_mm or None,
-        "offsets": offsets or None,
-        "calibration": calibration,
-        "calibration_unit": calibration_unit,
-    }

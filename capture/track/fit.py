@@ -33,6 +33,7 @@ from avatar.types import Progress, Reporter, ignore_progress
 from capture.track.config import TrackConfig
 from capture.track.footage import Calibration, Footage
 from capture.track.head import Frames, Rig
+from capture.track.one_rig import joined, key_pictures, size_of, squareness
 from capture.track.projection import Observations, Pose, project
 from capture.track.rig_fit import (
     Slide,
@@ -46,7 +47,7 @@ from capture.track.rig_fit import (
     visibility,
 )
 from capture.track.rigid import IRIS, ROBUST, RigidFit
-from capture.track.seen_by import FEWEST_SHARED, SeenBy, apart, known_views
+from capture.track.seen_by import SeenBy, known_views
 from capture.track.shell import Shell, make_shell
 from capture.track.solver import (
     CoefficientPrior,
@@ -66,7 +67,7 @@ from capture.track.states import (
 from capture.track.surfaces import Surfaces, View
 from capture.track.threads import one_thread_a_call
 from capture.track.torso import TorsoMotion, place_torso, watch_torso
-from capture.track.views import HeadPose, one_rig
+from capture.track.views import HeadPose
 
 UPPER = 1.3
 """ARKit coefficients may pass 1: a person may move more than the drawn shapes."""
@@ -84,14 +85,8 @@ LOST = 8.0
 """Anchored points this many sigmas (3 % of the face's width) from the detected ones are half believed."""
 SHUT_QUANTILE = 0.05
 """A mouth is shut in at least this share of the frames."""
-FEWEST_KEYS, KEYS_FOR_CAMERAS = 16, 5.0
-"""Several cameras take so many times the key pictures of one, of no fewer than so many frames. On eight
-rendered cameras 2.5 times leave relative rotations off by 0.27 degrees in the mean and 0.63 at worst, 5
-times by 0.14 and 0.30."""
-ASIDE = 16
-"""Power of a face's squareness, relative to the camera that sees it best, with which the detector is
-believed: on eight rendered cameras expressions correlate by 0.80 with all alike, 0.81 with 6, 0.82 with
-16, gaze by 0.69, 0.76 and 0.77."""
+SIDEWAYS = 2.4
+"""``frontality`` of a head turned by 45 degrees, past which a detected face tells little of its shape."""
 TOO_FEW = 30
 """Frames with a face that a personal rig needs."""
 
@@ -167,11 +162,6 @@ def fit_track(
         track = fit.track(rig, frames, torso.result())
     believed = float(fit.start_focals[fit.main] * fit.seen_by.unit[fit.main])
     return Tracked(track, float(track.K[track.main, 0, 0]), believed, fit.focal_sigma)
-
-
-def _trusted(pose: Pose) -> Tensor:
-    """How far poses [P] that cameras found by themselves are trusted, squarely seen heads the most."""
-    return (frontality(pose.R) / 3).clamp(0.05, 1) ** 2
 
 
 class _Fit:
@@ -259,11 +249,16 @@ class _Fit:
     def on_landmarks(self) -> tuple[Rig, Frames]:
         """Fit the rig and the key frames to the detected points, the focal length held."""
         rig = Rig(self.camera, self.generic, self.model.shapes(self.generic), self.generic[:0])
-        self.keys = keys = self._key_pictures()
+        self.keys = keys = key_pictures(
+            self.seen_by, self.main, self.start, self.train, self.config.keyframes
+        )
         frames = Frames(self.start[keys], torch.zeros(len(keys), len(rig.basis)))
-        # The face's shape hangs on as many pictures of several cameras as of one, the squarest.
-        some = frontality(frames.pose.R).argsort(descending=True)[: self.config.keyframes]
-        some = some.sort().values
+        # The face's shape hangs on as many pictures of several cameras as of one, as turned as those.
+        some = torch.arange(len(keys))
+        if len(keys) > self.config.keyframes:
+            turned = frontality(frames.pose.R)
+            some = some[turned > min(SIDEWAYS, float(turned.median()))]
+            some = spread_frames(frames.pose, some, self.config.keyframes)
         for _ in range(2):
             shown = replace(frames, pose=frames.pose[some], coefficients=frames.coefficients[some])
             solved = bundle_adjust(
@@ -291,74 +286,27 @@ class _Fit:
         self._tick("The face's shape is fitted to the landmarks.")
         return rig, frames
 
-    def _key_pictures(self) -> Tensor:
-        """Choose the training pictures [n] on which the rig is solved: of several cameras, whole frames."""
-        seen_by, count = self.seen_by, self.config.keyframes
-        if seen_by.camera_of is None:
-            return spread_frames(self.start, self.train, count)
-        count = max(FEWEST_KEYS, round(KEYS_FOR_CAMERAS * count / len(seen_by.footage)))
-        own = self.train[seen_by.taken_by(self.main)[self.train]]
-        chosen = torch.zeros(len(self.index), dtype=torch.bool)
-        chosen[seen_by.frame_of[spread_frames(self.start, own, count)]] = True
-        # A camera that seldom sees the face with another is placed by those frames: some must be there.
-        for _, a, b in seen_by.links(self.train, self.main):
-            both = seen_by.frames_of(self.train, a) & seen_by.frames_of(self.train, b)
-            lacking = FEWEST_SHARED - int((both & chosen).sum())
-            more = torch.nonzero(both & ~chosen)[:, 0]
-            if lacking > 0 and len(more):
-                chosen[more[torch.linspace(0, len(more) - 1, lacking).round().long()]] = True
-        return torch.nonzero(chosen[seen_by.frame_of])[:, 0]
-
-    def _one_rig(self, pose: Pose, frame_of: Tensor, views: Pose | None) -> HeadPose:
-        """Join poses that cameras found by themselves."""
-        cameras = len(self.seen_by.footage)
-        return one_rig(pose, _trusted(pose), frame_of, self.main, cameras, views)
-
     def _before_one_rig(self, rig: Rig, frames: Frames) -> tuple[Rig, Frames]:
         """Find where the cameras stand from the key frames' poses, or size the head to cameras."""
         _, frame_of = torch.unique(self.seen_by.frame_of[self.keys], return_inverse=True)
         if self.views is None:
-            pose = self._one_rig(frames.pose, frame_of, None)
+            pose = joined(self.seen_by, self.main, frames.pose, frame_of, None)
         else:
-            factor = self._size_of(frames.pose, frame_of, self.views)
+            factor = size_of(
+                self.seen_by, self.main, frames.pose, frame_of, self.keys, self.views, self.metric
+            )
             if self.metric:
                 rig = replace(rig, lattice=rig.lattice * factor)
                 rig = replace(rig, basis=self.model.shapes(rig.lattice))
-                pose = self._one_rig(
-                    replace(frames.pose, t=frames.pose.t * factor), frame_of, self.views
-                )
+                sized = replace(frames.pose, t=frames.pose.t * factor)
+                pose = joined(self.seen_by, self.main, sized, frame_of, self.views)
                 pose = replace(pose, metric=True)
             else:
                 self.views = replace(self.views, t=self.views.t / factor)
-                pose = self._one_rig(frames.pose, frame_of, self.views)
+                pose = joined(self.seen_by, self.main, frames.pose, frame_of, self.views)
         frames = replace(frames, pose=pose)
         solved = self._solve(rig, frames, self._detections(rig, frames, self.keys), 8)
         return rig, Frames(solved.pose, solved.coefficients)
-
-    def _size_of(self, pose: Pose, frame_of: Tensor, views: Pose) -> float:
-        """How many units of known cameras are one of the heads' found before each of them by itself.
-
-        It is told by how far apart cameras are found that see the face together; those that never do
-        have no say. Where only one sees it, the head keeps the size that its irises gave it.
-        """
-        joined = sorted({self.main, *(b for _, _, b in self.seen_by.links(self.keys, self.main))})
-        if len(joined) == 1:
-            if self.metric:
-                return 1.0
-            raise InputError(
-                f"Only camera {self.main} sees the face, so how large the calibration's unit is cannot be "
-                f"found. State it with --calibration-unit, or turn towards another camera as well."
-            )
-        camera_of = pose.camera_of
-        assert camera_of is not None
-        new = torch.full((len(self.seen_by.footage),), -1)
-        new[joined] = torch.arange(len(joined))
-        kept = new[camera_of] >= 0
-        own = Pose(pose.R[kept], pose.t[kept], new[camera_of[kept]])
-        _, frames = torch.unique(frame_of[kept], return_inverse=True)
-        weight = _trusted(own)
-        found = one_rig(own, weight, frames, int(new[self.main]), len(joined))
-        return apart(views[torch.tensor(joined)]) / apart(found.views)
 
     def _solve(
         self,
@@ -475,23 +423,12 @@ class _Fit:
         total = trust[:, :POINTS] / (1 + lost) / self.sigma**2
         total[:, IRIS] = 0
         own = visibility(frames.facing(rig)) / self.sigma**2
-        own = own * self._squareness(frames.pose)[:, None]
+        own = own * squareness(frames.pose)[:, None]
         a, b = total[:, DETECTED], own[:, DETECTED]
         blend = joined[:, DETECTED] * a[..., None] + detected[:, DETECTED] * b[..., None]
         joined[:, DETECTED] = blend / (a + b)[..., None]
         total[:, DETECTED] = a + b
         return Observations(joined, total)
-
-    def _squareness(self, pose: Pose) -> Tensor:
-        """How far the detector is believed [P] beside the other cameras of a frame; 1 of one camera.
-
-        It is best on faces that look at it: of shut lids and pursed lips seen from aside it says little.
-        """
-        if not isinstance(pose, HeadPose):
-            return pose.t.new_ones(len(pose.t))
-        square = frontality(pose.R).clamp_min(0.1)
-        best = square.new_zeros(pose.free).scatter_reduce_(0, pose.frame_of, square, "amax")
-        return (square / best[pose.frame_of]) ** ASIDE
 
     def _firm(self, pose: Pose) -> Tensor:
         """Information [n, 6, 6] of poses known to a tenth of a degree and a millimetre."""
@@ -508,8 +445,8 @@ class _Fit:
         """Find all frames, with the rig fixed: by landmarks, then by texture."""
         pose = initial_pose(rig.lattice, self.detected, rig.camera, self.seen_by.camera_of)
         if isinstance(keyed.pose, HeadPose):
-            joined = self._one_rig(pose, self.seen_by.frame_of, keyed.pose.views)
-            pose = replace(joined, metric=keyed.pose.metric)
+            placed = joined(self.seen_by, self.main, pose, self.seen_by.frame_of, keyed.pose.views)
+            pose = replace(placed, metric=keyed.pose.metric)
         frames = Frames(pose, torch.zeros(len(self.detected), rig.basis.shape[0]))
         seen = self._detections(rig, frames)
         if anchors is None:
@@ -627,7 +564,7 @@ class _Fit:
             return found
         lids = [list(REGIONS[f"lid_{side}_lower"]) for side in ("left", "right")]
         square = torch.stack([facing[:, lid].mean(1) for lid in lids], 1).clamp_min(0.02) ** 2
-        square = square * self._squareness(frames.pose)[:, None]
+        square = square * squareness(frames.pose)[:, None]
         return seen_by.mean(found, square)[seen_by.frame_of]
 
     def _residual(self, rig: Rig, frames: Frames) -> Tensor:
@@ -639,7 +576,7 @@ class _Fit:
         away = self.detected[..., :2] - frames.points(rig)
         slide = Slide.learnt(away[self.train], frames.pose[self.train])
         squared = (away - slide.of(frames.pose)).square().sum(-1)
-        weight = visibility(frames.facing(rig)) * self._squareness(frames.pose)[:, None]
+        weight = visibility(frames.facing(rig)) * squareness(frames.pose)[:, None]
         total = self.seen_by.mean((weight * squared).sum(1), None)
         return (total / self.seen_by.mean(weight.sum(1), None)).sqrt()
 
