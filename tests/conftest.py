@@ -6,6 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+# As the command line does: OpenMP's threads wait by spinning, and beside another process tests that
+# train took seven times as long.
+torch.set_num_threads(1)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -91,40 +91,38 @@ def test_capturing_needs_a_clip_and_a_folder():
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "code", "words"),
     [
-        ({"videos": ()}, "needs a VIDEO"),
-        ({"mirrored": True, "mirrored_clips": ("a.mp4",)}, "leave out --mirrored-clips"),
-        ({"calibration_unit": "mm"}, "--calibration-unit needs --calibration"),
-        ({"videos": (Path("."),)}, "avatar capture"),
+        ((), 2, "needs a VIDEO"),
+        (("a.mp4", "--mirrored", "--mirrored-clips", "a.mp4"), 2, "leave out --mirrored-clips"),
+        (("a.mp4", "--calibration-unit", "mm"), 2, "--calibration-unit needs --calibration"),
+        ((".",), 1, "avatar capture"),
     ],
 )
-def test_creating_refuses_what_goes_not_together(given, words):
-    from avatar.cli_common import UsageError
-    from avatar.cli_create import clips_and_settings
+def test_creating_refuses_what_goes_not_together(given, code, words):
+    done = run("create", *given)
+    assert done.returncode == code
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
-    with pytest.raises((UsageError, InputError), match=words):
-        clips_and_settings(**({"videos": (Path("a.mp4"),)} | given))
 
-
-def test_creating_takes_the_clips_of_all_cameras():
-    from avatar.cli_create import clips_and_settings
+def test_options_of_the_clips_of_all_cameras():
+    from avatar.cli_common import clip_settings, clips_and_masks
     from capture.settings import CaptureConfig
 
     a, b, m, n = (Path(f"{name}.mp4") for name in "abmn")
-    clips, settings = clips_and_settings(
-        (a, b), (m, n), mirrored_clips=("b.mp4",), focal_mm=(26.0, 24.0), offsets=(0.0, 0.5)
+    assert clips_and_masks((a, b), (m, n)) == ([a, b], (m, n))
+    # --mask MASK CLIP: the list swallows the clip.
+    assert clips_and_masks((), (m, a)) == ([a], (m,))
+    settings = clip_settings(
+        (m, n), mirrored_clips=("b.mp4",), focal_mm=(26.0, 24.0), offsets=(0.0, 0.5)
     )
     config = CaptureConfig(**settings)
-    assert clips == [a, b]
     assert config.masks() == (m, n)
     assert not config.ingest_of(a).mirrored
     assert config.ingest_of(b).mirrored
     assert config.focal_widths(2) == [26 / 36, 24 / 36]
     assert config.offsets == (0.0, 0.5)
-    # --mask MASK CLIP: the list swallows the clip.
-    clips, settings = clips_and_settings((), (m, a))
-    assert (clips, settings["mask"]) == ([a], (m,))
 
 
 def test_the_guide_needs_neither():

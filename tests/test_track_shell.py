@@ -118,7 +118,7 @@ def grimacing(count: int = 24) -> tuple[RigidFit, Rig, Pose, Observations, torch
     )  # fmt: skip
     seen = seen + 0.2 * torch.randn(seen.shape, generator=generator)
     trust = shell_facing(rig.head, shell, pose).clamp(0, 1)
-    fit = RigidFit(TrackConfig(), DrawnFace(), 0.6, 1000.0, 1)
+    fit = RigidFit(TrackConfig(), DrawnFace(), 0.6, torch.tensor([1000.0]).double(), 1)
     return fit, rig, pose, Observations(seen, trust), trust
 
 
