@@ -7,7 +7,7 @@ and what solves for poses solves for one a frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,13 +29,13 @@ TURN_SIGMA, SHIFT_SIGMA = 0.04, 0.02
 class HeadPose(Pose):
     """Poses of P pictures that are one head's poses in F frames before C fixed cameras."""
 
-    head: Pose = None  # type: ignore[assignment]
+    head: Pose = field(kw_only=True)
     """Head to the rig's world, of F frames; the world is the main camera's frame."""
-    views: Pose = None  # type: ignore[assignment]
+    views: Pose = field(kw_only=True)
     """The rig's world to each of C cameras."""
-    frame_of: Tensor = None  # type: ignore[assignment]
+    frame_of: Tensor = field(kw_only=True)
     """[P] long: which of the F frames a picture shows."""
-    metric: bool = False
+    metric: bool = field(kw_only=True)
     """The cameras' distances are known in metres: the head is not scaled by its irises."""
 
     @staticmethod
@@ -45,7 +45,15 @@ class HeadPose(Pose):
         """Put a head's poses before cameras."""
         R = views.R[camera_of]
         t = (R @ head.t[frame_of][..., None])[..., 0] + views.t[camera_of]
-        return HeadPose(R @ head.R[frame_of], t, camera_of, head, views, frame_of, metric)
+        return HeadPose(
+            R @ head.R[frame_of],
+            t,
+            camera_of,
+            head=head,
+            views=views,
+            frame_of=frame_of,
+            metric=metric,
+        )
 
     def of_heads(self, head: Pose, views: Pose | None = None) -> HeadPose:
         """Return the same pictures with other poses of the head, and of the cameras where given."""
@@ -173,7 +181,7 @@ def one_rig(
             views = Pose(views.R @ T, (views.R @ s) + views.t)
             T, s = T.T, -T.T @ s
             head = Pose(T @ head.R, head.t @ T.T + s)
-        placed = HeadPose.composed(head, views, frame_of, camera_of, fixed)
+        placed = HeadPose.composed(head, views, frame_of, camera_of, metric=False)
         cosine = ((placed.R * R).sum((1, 2)) - 1) / 2
         apart = torch.arccos(cosine.clamp(-1, 1)) / TURN_SIGMA
         away = (placed.t - t).norm(dim=1) / (SHIFT_SIGMA * t[:, 2].clamp_min(1e-3))
@@ -183,7 +191,7 @@ def one_rig(
     dtype = pose.t.dtype
     head = Pose(head.R.to(dtype), head.t.to(dtype))
     views = Pose(views.R.to(dtype), views.t.to(dtype))
-    return HeadPose.composed(head, views, frame_of, camera_of, fixed)
+    return HeadPose.composed(head, views, frame_of, camera_of, metric=False)
 
 
 def _spanned(
