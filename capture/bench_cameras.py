@@ -5,36 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
 from avatar.capture_data import Track
 from avatar.checks import InputError
+from avatar.rotations import invert_rigid, matrix_to_rotvec
+from avatar.train.novel_views import CameraRig
+from capture.track.rig_fit import procrustes
 
 
-def true_cameras(path: Path, cameras: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def true_cameras(path: Path, cameras: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Read cameras [C, 4, 4] (world to camera, metres) and focal lengths [C] from a truth.npz.
 
     Raises:
         InputError: one of ``cameras`` is not in it.
     """
-    with np.load(path, allow_pickle=False) as file:
-        R = file["world_to_camera_R"].astype(float)
-        t = file["world_to_camera_t_cm"].astype(float) / 100
-        focal = float(file["K"][0, 0])
-    missing = [k for k in cameras if not 0 <= k < len(R)]
+    rig = CameraRig.load(path)
+    count = len(rig.T_cam_world)
+    missing = [k for k in cameras if not 0 <= k < count]
     if missing:
         raise InputError(
-            f"{path} has cameras 0 to {len(R) - 1}, not {missing[0]}. Give --cameras, the truth's camera "
+            f"{path} has cameras 0 to {count - 1}, not {missing[0]}. Give --cameras, the truth's camera "
             "of each of the capture's."
         )
-    T = np.tile(np.eye(4), (len(cameras), 1, 1))
-    T[:, :3, :3], T[:, :3, 3] = R[list(cameras)], t[list(cameras)]
-    return T, np.full(len(cameras), focal)
+    return rig.T_cam_world[list(cameras)], rig.K[0, 0].expand(len(cameras))
 
 
-def camera_errors(track: Track, T_true: np.ndarray, focal_true: np.ndarray) -> dict[str, Any]:
+def camera_errors(track: Track, T_true: Tensor, focal_true: Tensor) -> dict[str, Any]:
     """Compare a track's cameras with true ones, whose world is another.
 
     Rotations are compared between every two cameras. Centres are laid over the true ones by the
@@ -47,42 +47,33 @@ def camera_errors(track: Track, T_true: np.ndarray, focal_true: np.ndarray) -> d
         T_true: [C, 4, 4] world to camera, metres.
         focal_true: [C] pixels.
     """
-    T = track.T_cam_world.double().numpy()
+    T, T_true = track.T_cam_world.double(), T_true.double()
     count = len(T)
     turns = {}
     for a, b in combinations(range(count), 2):
-        found, true = T[b, :3, :3] @ T[a, :3, :3].T, T_true[b, :3, :3] @ T_true[a, :3, :3].T
-        cosine = (np.trace(found @ true.T) - 1) / 2
-        turns[a, b] = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    centres, true_centres = _centres(T), _centres(T_true)
-    own, own_true = centres - centres.mean(0), true_centres - true_centres.mean(0)
-    U, S, Vt = np.linalg.svd(own_true.T @ own)
-    sign = np.diag([1.0, 1.0, np.linalg.det(U @ Vt)])
-    turned = own @ (U @ sign @ Vt).T
-    scale = float((S * np.diag(sign)).sum() / (own**2).sum())
-    heads = (track.T_cam_world.double()[:, None] @ track.T_world_head[track.valid].double())[
-        :, :, :3, 3
-    ]
+        found, true = (rig[b, :3, :3] @ rig[a, :3, :3].T for rig in (T, T_true))
+        turns[a, b] = float(matrix_to_rotvec(found @ true.T).norm().rad2deg())
+    centres, true_centres = (invert_rigid(rig)[:, :3, 3] for rig in (T, T_true))
+    turn, scales, shift = procrustes(centres, true_centres[None])
+    scale = float(scales[0])
+    heads = (T[:, None] @ track.T_world_head[track.valid].double())[:, :, :3, 3]
     distance = float(heads.norm(dim=-1).mean()) * scale
-    off = np.linalg.norm(scale * turned - own_true, axis=1) / distance
+    placed = scale * centres @ turn[0].T + shift[0]
+    off = (placed - true_centres).norm(dim=1) / distance
+    middle = true_centres.mean(0)
+    off_with_size = ((placed - middle) / scale + middle - true_centres).norm(dim=1) / distance
     worst = max(turns, key=lambda pair: turns[pair])
     return {
         "cameras": count,
         "rotation_max_deg": turns[worst],
-        "rotation_mean_deg": float(np.mean(list(turns.values()))),
+        "rotation_mean_deg": fmean(turns.values()),
         "rotation_worst_pair": list(worst),
         "centre_max_percent": 100 * float(off.max()),
         "centre_mean_percent": 100 * float(off.mean()),
-        "centre_max_percent_with_size": 100
-        * float(np.linalg.norm(turned - own_true, axis=1).max() / distance),
+        "centre_max_percent_with_size": 100 * float(off_with_size.max()),
         "size": 1 / scale,
-        "focal_ratio": [float(v) for v in track.K[:, 0, 0].double().numpy() / focal_true],
+        "focal_ratio": (track.K[:, 0, 0].double() / focal_true).tolist(),
     }
-
-
-def _centres(T_cam_world: np.ndarray) -> np.ndarray:
-    """Camera centres [C, 3] in the world."""
-    return -np.einsum("cji,cj->ci", T_cam_world[:, :3, :3], T_cam_world[:, :3, 3])
 
 
 def text_of(errors: dict[str, Any]) -> str:

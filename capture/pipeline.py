@@ -25,7 +25,7 @@ from capture.matting import make_masks
 from capture.settings import CaptureConfig as CaptureConfig  # part of this module's interface
 from capture.several import capture_several
 from capture.summary import Filmed, finish
-from capture.tracking import MATTER, TRACKER, track_cameras
+from capture.tracking import MATTER, track_stage
 
 
 def capture_video(
@@ -71,7 +71,7 @@ def capture_video(
         stages = claim(output, sha256, config.overwrite)
         frames = _ingest_stage(stages, clip, output, ingest, report)
         matte = _matte_stage(stages, frames, mask, output, report)
-        track = _track_stage(stages, frames, matte, video, output, config, report)
+        track = track_stage(stages, [frames], [matte], None, config, report, names=[video.name])
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             finish([Filmed(clip, frames, matte)], sha256, track, output)
     return Capture(output)
@@ -106,22 +106,3 @@ def _matte_stage(
         lambda _: is_complete(output / "masks" / "cam0", "png", ingest["frames"]),
         lambda: make_masks(ingest, mask, output, report),
     )
-
-
-def _track_stage(
-    stages: Stages,
-    ingest: dict[str, Any],
-    matte: dict[str, Any],
-    video: Path,
-    output: Path,
-    config: CaptureConfig,
-    report: Reporter,
-) -> dict[str, Any]:
-    def make() -> dict[str, Any]:
-        return track_cameras(
-            output, [ingest], [matte], None, report,
-            names=[video.name], focal_widths=[None], model=config.face, config=config.track,
-        )  # fmt: skip
-
-    key = key_of(stages.key("matte"), TRACKER, asdict(config.track), *config.rig_key())
-    return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)

@@ -25,7 +25,7 @@ from capture.summary import Filmed, finish
 from capture.synchronise import check_offsets, synchronise
 from capture.timeline import Take, missing_of
 from capture.track.fit import TOO_FEW
-from capture.tracking import MATTER, TRACKER, track_cameras
+from capture.tracking import MATTER, track_stage
 
 SYNCHRONISER = 1
 """Version of what lays clips on one time line: raised where captures should be made anew."""
@@ -79,7 +79,11 @@ def capture_several(
             for take in takes
         ]
         try:
-            track = _track_stage(stages, source, ingests, mattes, output, config, report)
+            track = track_stage(
+                stages, ingests, mattes, None if source.placed is None else source.placed.calibration,
+                config, report,
+                names=[video.name for video in source.videos],
+            )  # fmt: skip
         except InputError as error:
             raise _doubted(error, plan, source) from error
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
@@ -224,35 +228,6 @@ def _part(report: Reporter, takes: Sequence[Take], camera: int) -> Reporter:
     """A listener that hears one camera's frames as part of all cameras'."""
     done, total = (sum(take.frames for take in part) for part in (takes[:camera], takes))
     return lambda progress: report(replace(progress, done=done + progress.done, total=total))
-
-
-def _track_stage(
-    stages: Stages,
-    source: _Sources,
-    ingests: Sequence[dict[str, Any]],
-    mattes: Sequence[dict[str, Any]],
-    output: Path,
-    config: CaptureConfig,
-    report: Reporter,
-) -> dict[str, Any]:
-    cameras = range(len(ingests))
-    focal = config.focal_widths(len(ingests))
-    known = None if source.placed is None else source.placed.calibration
-
-    def make() -> dict[str, Any]:
-        return track_cameras(
-            output, ingests, mattes, known, report,
-            names=[video.name for video in source.videos], focal_widths=focal, model=config.face,
-            config=config.track,
-        )  # fmt: skip
-
-    cameras_known = None if known is None else [known.K.tolist(), known.T_cam_world.tolist()]
-    keys = [stages.key(f"matte{k or ''}") for k in cameras]
-    metric = None if known is None else known.metric
-    key = key_of(
-        keys, TRACKER, asdict(config.track), focal, cameras_known, metric, *config.rig_key()
-    )
-    return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 
 def _check_views(source: _Sources, ingests: Sequence[dict[str, Any]], output: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from avatar.checks import InputError
 from avatar.rig.face_model import FaceModel
 from avatar.types import Progress, Reporter
 from capture.colour_match import match_colours
-from capture.folder import Pictures
+from capture.folder import Pictures, Stages, key_of
+from capture.settings import CaptureConfig
 from capture.timeline import missing_of
 from capture.track.config import TrackConfig
 from capture.track.fit import TOO_FEW, Tracked, fit_track
@@ -61,6 +62,39 @@ def check_enough(judged: Validity, splits: Splits) -> None:
         f"needed (of all frames, {counts}). Film again: the whole face in the picture, in good light, "
         f"turned less than to the side."
     )
+
+
+def track_stage(
+    stages: Stages,
+    ingests: Sequence[dict[str, Any]],
+    mattes: Sequence[dict[str, Any]],
+    known: Calibration | None,
+    config: CaptureConfig,
+    report: Reporter,
+    *,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """Run the track stage of a capture, or take what stands: arguments and values as ``track_cameras``."""
+    count = len(ingests)
+    focal = config.focal_widths(count)
+    mattes_made = [stages.key(f"matte{k or ''}") for k in range(count)]
+    made_from: list[Any] = [mattes_made[0], TRACKER, asdict(config.track)]
+    if (
+        count > 1 or known is not None
+    ):  # one clip keeps the key that it had before there were several
+        cameras = None if known is None else [known.K.tolist(), known.T_cam_world.tolist()]
+        metric = None if known is None else known.metric
+        made_from = [mattes_made, TRACKER, asdict(config.track), focal, cameras, metric]
+    output = stages.path.parent
+    return stages.run(
+        "track",
+        key_of(*made_from, *config.rig_key()),
+        lambda _: (output / "track.safetensors").is_file(),
+        lambda: track_cameras(
+            output, ingests, mattes, known, report,
+            names=names, focal_widths=focal, model=config.face, config=config.track,
+        ),
+    )  # fmt: skip
 
 
 def track_cameras(

@@ -282,7 +282,7 @@ def test_three_cameras_are_tracked_as_one() -> None:
     assert torch.allclose(track.K[:, 0, 0], torch.tensor([512.0, 512.0, 1024.0]), rtol=1e-4)
     assert torch.allclose(track.K[2, :2, 2], torch.tensor([256.0, 256.0]))
     views = ring((0.0, -35.0, 30.0), 0, 0.6)
-    errors = camera_errors(track, rigid(views.R, views.t).numpy(), np.array([512.0, 512.0, 1024.0]))
+    errors = camera_errors(track, rigid(views.R, views.t), torch.tensor([512.0, 512.0, 1024.0]))
     assert errors["rotation_max_deg"] < 1.0
     assert errors["centre_max_percent"] < 1.5
     T = track.T_cam_world[0] @ track.T_world_head
@@ -300,12 +300,12 @@ def test_known_cameras_are_kept_in_metres() -> None:
     known = known_three(metric=True)
     T = known.T_cam_world
     track = fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK, calibration=known).track
-    errors = camera_errors(track, T.numpy(), np.array([512.0, 512.0, 1024.0]))
+    errors = camera_errors(track, T, torch.tensor([512.0, 512.0, 1024.0]))
     assert errors["rotation_max_deg"] < 0.02  # arccos near 1, single precision
     assert errors["centre_max_percent_with_size"] < 0.01
     larger = replace(known, T_cam_world=rigid(T[:, :3, :3], 37.0 * T[:, :3, 3]), metric=False)
     track = fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK, calibration=larger).track
-    errors = camera_errors(track, T.numpy(), np.array([512.0, 512.0, 1024.0]))
+    errors = camera_errors(track, T, torch.tensor([512.0, 512.0, 1024.0]))
     assert errors["centre_max_percent"] < 0.01
     assert errors["size"] == pytest.approx(1, abs=0.05)  # the irises say how large 37 units are
 
@@ -363,7 +363,7 @@ def test_known_cameras_need_not_see_the_face(metric: bool, blind: tuple[int, ...
     assert track.main not in blind
     assert bool(torch.isfinite(track.T_cam_world).all())
     assert bool(track.valid.all())
-    errors = camera_errors(track, known.T_cam_world.numpy(), np.array([512.0, 512.0, 1024.0]))
+    errors = camera_errors(track, known.T_cam_world, torch.tensor([512.0, 512.0, 1024.0]))
     assert errors["rotation_max_deg"] < 0.02
     assert errors["centre_max_percent_with_size" if metric else "centre_max_percent"] < 0.01
     # The head is where it was, seen by the camera that sees it best.
@@ -396,7 +396,7 @@ def test_a_camera_is_placed_by_the_few_frames_it_shares() -> None:
     track = fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK).track
     assert track.main == 0
     errors = camera_errors(
-        track, known_three(False).T_cam_world.numpy(), np.array([512.0, 512.0, 1024.0])
+        track, known_three(False).T_cam_world, torch.tensor([512.0, 512.0, 1024.0])
     )
     assert errors["rotation_max_deg"] < 2.0
     assert errors["centre_max_percent"] < 3.0
@@ -412,15 +412,15 @@ def test_the_truth_has_no_error_against_itself(truth: Path) -> None:
     from capture.bench_cameras import true_cameras
 
     T, focal = true_cameras(truth, range(8))
-    turn = rotvec_to_matrix(torch.tensor([0.3, -1.0, 0.4]).double()).numpy()
-    other = T.copy()
+    turn = rotvec_to_matrix(torch.tensor([0.3, -1.0, 0.4]).double())
+    other = T.clone()
     other[:, :3, :3] = T[:, :3, :3] @ turn
-    other[:, :3, 3] = 1.1 * (T[:, :3, 3] + T[:, :3, :3] @ np.array([0.1, 0.2, 0.3]))
+    other[:, :3, 3] = 1.1 * (T[:, :3, 3] + T[:, :3, :3] @ torch.tensor([0.1, 0.2, 0.3]).double())
     footage, _, _ = three_views()
     track = fit_track(footage, fps=25.0, splits=SPLITS, config=QUICK).track
     track = replace(
         track,
-        T_cam_world=torch.from_numpy(other),
+        T_cam_world=other,
         K=torch.eye(3).repeat(8, 1, 1) * focal[0],
     )
     errors = camera_errors(track, T, focal)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from capture.matting import make_masks
 from capture.settings import CaptureConfig
 from capture.summary import Filmed, finish
 from capture.timeline import missing_of
-from capture.tracking import MATTER, TRACKER, track_cameras
+from capture.tracking import MATTER, track_stage
 
 IMPORTER = 1
 """Version of what makes frames of data sets: raised where a capture made before should be made anew."""
@@ -78,7 +78,10 @@ def capture_data_set(
         mattes = [
             _masks_stage(stages, ingests[k], plans[k], k, output, report) for k in range(len(plans))
         ]
-        track = _track_stage(stages, ingests, mattes, data_set, plans, output, config, report)
+        track = track_stage(
+            stages, ingests, mattes, calibration_of(data_set, plans), CaptureConfig(rig=config.rig),
+            report, names=[plan.name for plan in plans],
+        )  # fmt: skip
         if not (output / "capture.json").is_file() or not (output / "report.html").is_file():
             filmed = [
                 Filmed(
@@ -154,34 +157,6 @@ def _masks_stage(
         lambda _: is_complete(folder, "png", ingest["frames"], missing_of(ingest)),
         make,
     )
-
-
-def _track_stage(
-    stages: Stages,
-    ingests: list[dict[str, Any]],
-    mattes: list[dict[str, Any]],
-    data_set: DataSet,
-    plans: tuple[PicturePlan, ...],
-    output: Path,
-    config: DataSetConfig,
-    report: Reporter,
-) -> dict[str, Any]:
-    known = calibration_of(data_set, plans)
-    own = CaptureConfig(rig=config.rig)
-
-    def make() -> dict[str, Any]:
-        return track_cameras(
-            output, ingests, mattes, known, report,
-            names=[plan.name for plan in plans], focal_widths=[None] * len(plans), model=own.face,
-            config=own.track,
-        )  # fmt: skip
-
-    cameras = (
-        None if known is None else [known.K.tolist(), known.T_cam_world.tolist(), known.metric]
-    )
-    keys = [stages.key(f"matte{k or ''}") for k in range(len(plans))]
-    key = key_of(keys, TRACKER, asdict(own.track), cameras, *own.rig_key())
-    return stages.run("track", key, lambda _: (output / "track.safetensors").is_file(), make)
 
 
 def need_data_set(folder: Path) -> None:

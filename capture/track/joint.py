@@ -105,7 +105,7 @@ def bundle_adjust_views(
         free_pose: solve for poses and cameras at all; otherwise for the lattice under them.
 
     Returns:
-        The solution; ``camera`` has C focal lengths, ``focal_sigma`` is that of the first.
+        The solution; ``camera`` has C focal lengths, ``focal_sigma`` is the main one's.
     """
     start = lattice.dtype
     lattice = lattice.double()
@@ -121,10 +121,12 @@ def bundle_adjust_views(
     belief = None if focal_prior is None else focal_prior.precision(focal)
     size = len(lattice)
     # The main camera is where the world is.
-    still = (pose.views.R - torch.eye(3)).abs().sum((1, 2)) + pose.views.t.abs().sum(1) < 1e-12
+    off = (pose.views.R - torch.eye(3)).abs().sum((1, 2)) + pose.views.t.abs().sum(1)
+    main = int(off.argmin())
     held = torch.ones(cameras, 7, dtype=torch.bool)
     if free_pose and free_cameras:
-        held[:, :6] = still[:, None]
+        held[:, :6] = False
+        held[main] = True
     if free_pose and focal_prior is not None:
         held[:, 6] = False
     frozen = torch.cat([torch.zeros(3 * size, dtype=torch.bool), held.reshape(-1)])
@@ -136,12 +138,13 @@ def bundle_adjust_views(
     def cost_of(pose: HeadPose, lattice: Tensor, camera: Pinhole) -> float:
         error = project(lattice, pose, camera) - seen.points
         cost = robust((error**2).sum(-1) * seen.weight, scale)[0].sum()
-        off = lattice - mean
-        cost = cost + 0.5 * torch.einsum("la,alm,ma->", off, precision, off)
+        bent = lattice - mean
+        cost = cost + 0.5 * torch.einsum("la,alm,ma->", bent, precision, bent)
         if belief is not None:
             cost = cost + 0.5 * away(camera) @ belief @ away(camera)
         return float(cost)
 
+    focals = 3 * size + 6 + 7 * torch.arange(cameras)
     damping, focal_sigma = 1e-5, 0.0
     cost = cost_of(pose, lattice, camera)
     for _ in range(iterations):
@@ -151,7 +154,6 @@ def bundle_adjust_views(
             S[a : 3 * size : 3, a : 3 * size : 3] += precision[a]
         g[: 3 * size] += torch.einsum("alm,ma->la", precision, lattice - mean).reshape(-1)
         if belief is not None:
-            focals = 3 * size + 6 + 7 * torch.arange(cameras)
             S[focals[:, None], focals] += belief
             g[focals] += belief @ away(camera)
         S[frozen] = 0
@@ -190,8 +192,8 @@ def bundle_adjust_views(
             new_cost = cost_of(new_pose, new_lattice, new_camera)
             if belief is not None and free_pose:
                 unit = torch.zeros(len(g), 1, dtype=torch.float64)
-                unit[3 * size + 6] = 1
-                focal_sigma = float(torch.cholesky_solve(unit, reduced)[3 * size + 6, 0]) ** 0.5
+                unit[focals[main]] = 1
+                focal_sigma = float(torch.cholesky_solve(unit, reduced)[focals[main], 0]) ** 0.5
             if new_cost < cost or damping > 1e3:
                 break
             damping *= 10

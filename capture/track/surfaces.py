@@ -89,8 +89,10 @@ class Surfaces:
             ),
         )  # fmt: skip
 
-    def _cut(self, which: Tensor, points: Tensor) -> tuple[list[_Cut], np.ndarray]:
-        """Return the patches of pictures, and their units [n, 1, 1]."""
+    def _cut(
+        self, which: Tensor, points: Tensor
+    ) -> tuple[tuple[list[texture.FacePatch], list[texture.FacePatch]], np.ndarray]:
+        """Return the patches of pictures, of the face and of the head, and their units [n, 1, 1]."""
         config = self._config
         cut = []
         for k, places in zip(which.tolist(), points.numpy(), strict=True):
@@ -106,7 +108,8 @@ class Surfaces:
                 if len(self._patches) < MOST_KEPT:
                     self._patches[k] = patches
             cut.append(patches)
-        return cut, np.array([one.unit for one in cut], np.float32)[:, None, None]
+        unit = np.array([one.unit for one in cut], np.float32)[:, None, None]
+        return ([one.face for one in cut], [one.head for one in cut]), unit
 
     def reference(
         self, which: Tensor, view: View, warp: Tensor, chosen: Tensor
@@ -119,8 +122,7 @@ class Surfaces:
             warp: [n, 478 + S, 2] pixels, by which their pictures are warped.
             chosen: [m] long, indices into ``which`` of those that are averaged.
         """
-        cut, unit = self._cut(which, view.points)
-        patches = [one.face for one in cut], [one.head for one in cut]
+        patches, unit = self._cut(which, view.points)
         face, head = (
             texture.mean_texture(
                 layout, patches[part], warp[:, : turned.shape[1]].numpy() * unit,
@@ -171,8 +173,7 @@ class Surfaces:
         tick: Callable[[int], None],
         fine: bool,
     ) -> tuple[Tensor, Tensor]:
-        cut, unit = self._cut(which, view.points)
-        patches = [one.face for one in cut], [one.head for one in cut]
+        patches, unit = self._cut(which, view.points)
         points, trust = [], []
         for part, turned in enumerate((view.face, view.head)):
             count = turned.shape[1]
