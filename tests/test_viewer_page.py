@@ -196,13 +196,17 @@ def test_sound_follows_the_shown_frame(browser, tmp_path):
         browser.drag((400, 300), (400, 300))  # browsers are silent before the first click
         wait_for(lambda: browser.run("!window.headsplatSound.paused"))
         wait_for(in_step)
-        offsets = []
-        for _ in range(15):
-            time.sleep(0.2)
-            offsets.append(apart())
-        # The clip goes round within 8 s; a reading may fall on that very moment.
-        offsets.sort()
-        assert offsets[-3] < 0.1, offsets
+
+        def stays_in_step() -> bool:
+            offsets = []
+            for _ in range(15):
+                time.sleep(0.2)
+                offsets.append(apart())
+            # The clip goes round within 8 s; a reading may fall on that very moment.
+            return sorted(offsets)[-3] < 0.1
+
+        # Another process on the machine may hold up the browser's sound for a moment.
+        wait_for(stays_in_step)
         app.panels.frame.value = 120
         wait_for(in_step)
         app.panels.speed.value = 0.5

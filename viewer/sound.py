@@ -2,7 +2,8 @@
 
 viser has no sound. Its HTML element hands markup to the page as it is, and an image that does not load
 runs its ``onerror``: one such element carries the sound, once, as AAC; another carries where it should be
-each time that the motion starts, stops, jumps or changes speed, and now and then besides.
+each time that the motion starts, stops, jumps or changes speed, and now and then besides. Between these
+words the page keeps to the last one by itself, as a player that was made to jump starts late.
 Browsers play nothing before the first click or key in the page; the next word of the server's then
 starts it.
 """
@@ -26,26 +27,38 @@ JUMP_S = 0.3
 slower for a moment, as every jump is heard and takes its time."""
 AGAIN_S = 0.5
 """How often pages are told where the sound should be while it plays."""
+STEP_S = 0.1
+"""How often a page compares its sound with what it was last told."""
+CATCH_UP_S = 0.25
+"""Time in which a page aims to make up what its sound is late by."""
 RATE = 24_000
 BIT_RATE = 48_000
 
 _PLAYER = """<img alt="" style="display:none" src="" data-sound="{data}" onerror="
-(e => {{ if (window.headsplatSound) window.headsplatSound.pause();
+(e => {{ clearInterval(window.headsplatStep);
+if (window.headsplatSound) window.headsplatSound.pause();
 window.headsplatDelay = Infinity;
-window.headsplatSound = e.dataset.sound ? new Audio(e.dataset.sound) : null; }})(this)">"""
+const s = window.headsplatSound = e.dataset.sound ? new Audio(e.dataset.sound) : null;
+let aim = null;
+const step = () => {{ if (!s || !aim || !aim.plays) return;
+const off = aim.at + aim.rate * (performance.now() / 1000 - aim.since) - s.currentTime;
+const jump = s.paused || Math.abs(off) > {jump};
+s.playbackRate = aim.rate * (jump ? 1 : 1 + Math.max(-0.3, Math.min(0.3, off / {catch_up})));
+if (jump && !s.seeking) s.currentTime += off;
+if (s.paused) s.play().catch(() => null); }};
+window.headsplatAim = word => {{ aim = word; if (!s) return;
+s.muted = aim.muted;
+if (aim.plays) return step();
+s.playbackRate = aim.rate; s.currentTime = aim.at; s.pause(); }};
+window.headsplatStep = setInterval(() => {{ if (s && !s.paused) step(); }}, {step_ms}); }})(this)">"""
 
 # A page that is busy hears words late. The least delay heard of, between two clocks that need not agree,
 # is a word's own travelling time; what goes beyond it has passed since the word was said.
 _WORD = """<img alt="" style="display:none" src="" data-number="{number}" onerror="
-(() => {{ const s = window.headsplatSound; if (!s) return;
-const delay = performance.now() / 1000 - {said:.4f};
-window.headsplatDelay = Math.min(window.headsplatDelay, delay);
-const at = {at:.4f} + ({plays} ? {rate:.3f} * (delay - window.headsplatDelay) : 0);
-const off = at - s.currentTime, jump = !{plays} || s.paused || Math.abs(off) > {jump};
-s.muted = {muted};
-s.playbackRate = {rate:.3f} * (jump ? 1 : 1 + Math.max(-0.3, Math.min(0.3, off / {again})));
-if (jump) s.currentTime = at;
-if ({plays}) s.play().catch(() => null); else s.pause(); }})()">"""
+(() => {{ if (!window.headsplatAim) return;
+window.headsplatDelay = Math.min(window.headsplatDelay, performance.now() / 1000 - {said:.4f});
+window.headsplatAim({{at: {at:.4f}, since: {said:.4f} + window.headsplatDelay, rate: {rate:.3f},
+plays: {plays}, muted: {muted}}}); }})()">"""
 
 
 class Sound:
@@ -53,7 +66,7 @@ class Sound:
 
     def __init__(self, server: viser.ViserServer) -> None:
         """Add its two invisible elements."""
-        self._player = server.gui.add_html(_PLAYER.format(data=""))
+        self._player = server.gui.add_html(_player(""))
         self._word = server.gui.add_html("")
         self._lock = threading.Lock()
         self._path: Path | None = None
@@ -80,7 +93,7 @@ class Sound:
                     self._failure = str(error)
             self._word.content = ""
             self._told = ()
-            self._player.content = _PLAYER.format(data=data)
+            self._player.content = _player(data)
             return self._failure
 
     def follow(
@@ -107,11 +120,14 @@ class Sound:
             at=at_s,
             rate=speed,
             said=now_s,
-            jump=JUMP_S,
-            again=AGAIN_S,
             plays="true" if plays else "false",
             muted="true" if muted else "false",
         )
+
+
+def _player(data: str) -> str:
+    """Return the element that plays a data URL's sound, or none where there is no URL."""
+    return _PLAYER.format(data=data, jump=JUMP_S, catch_up=CATCH_UP_S, step_ms=round(1000 * STEP_S))
 
 
 def as_aac(path: Path) -> bytes:
