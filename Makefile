@@ -41,8 +41,9 @@ avatar: $(STAMP)
 	$(BIN)/avatar create "$(VIDEO)" -o "$(OUT)/$(basename $(notdir $(VIDEO)))" --preset $(PRESET)
 endif
 
+# Two workers, and a file's tests together on one of them: they share captures and fits.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
+
+# Two workers already have a test for each of two cores: more threads only take turns. What tests say of
+# threads they set themselves.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HEADSPLAT_THREADS", "1")
 
 import pytest
 import torch
@@ -11,6 +19,11 @@ import torch
 # As the command line does: OpenMP's threads wait by spinning, and beside another process tests that
 # train took seven times as long.
 torch.set_num_threads(1)
+
+# A shell without job control starts what runs in the background (`make test &`) with Ctrl-C ignored, which
+# every program that the tests start would inherit, and tests of Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
