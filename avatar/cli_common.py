@@ -5,7 +5,6 @@ Part of the command line, in a file of its own for its length; heavy packages ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,9 +25,6 @@ Preset = Literal["smoke", "draft", "standard", "overnight"]
 Device = Literal["auto", "cpu", "cuda"]
 CameraName = Literal["front", "orbit", "turntable", "capture"]
 Deformer = Literal["blendshapes", "rigid", "latent", "branches", "uvmap"]
-
-CalibrationUnit = Literal["m", "cm", "mm", "arbitrary"]
-"""Units of length of a calibration file."""
 
 
 class UsageError(Exception):
@@ -80,75 +76,6 @@ def need_device(device: Device) -> None:
         )
 
 
-def clips_and_masks(
-    videos: Sequence[Path], mask: Sequence[Path]
-) -> tuple[list[Path], tuple[Path, ...]]:
-    """Return the clips and their masks: of ``--mask MASK CLIP``, which reads as two masks, one is the clip."""
-    if not videos and len(mask) > 1:
-        return list(mask[1:]), (mask[0],)
-    return list(videos), tuple(mask)
-
-
-def clip_settings(
-    mask: Sequence[Path] = (),
-    *,
-    mirrored: bool = False,
-    mirrored_clips: tuple[str, ...] = (),
-    focal_mm: tuple[float, ...] = (),
-    offsets: tuple[float, ...] = (),
-    calibration: Path | None = None,
-    calibration_unit: CalibrationUnit | None = None,
-) -> dict[str, Any]:
-    """Return fields of ``capture.settings.CaptureConfig`` of what was given for clips; nothing given is None.
-
-    Raises:
-        UsageError: options that contradict each other.
-    """
-    if mirrored and mirrored_clips:
-        raise UsageError("--mirrored says that all clips are mirrored: leave out --mirrored-clips.")
-    if calibration_unit is not None and calibration is None:
-        raise UsageError("--calibration-unit needs --calibration FILE.")
-    return {
-        "mask": tuple(mask) or None,
-        "mirrored": mirrored_clips or mirrored,
-        "focal_mm": focal_mm or None,
-        "offsets": offsets or None,
-        "calibration": calibration,
-        "calibration_unit": calibration_unit,
-    }
-
-
-def captured_clip(
-    videos: list[Path],
-    output: Path,
-    report: Any,
-    *,
-    max_side: int | None = None,
-    **settings: Any,
-) -> Capture:
-    """Capture clips, or open what is captured of them already; raises InputError for what cannot be.
-
-    Args:
-        videos: one clip, or one of each camera.
-        output: the capture folder.
-        report: listener.
-        max_side: longer side of the stored frames, pixels; None for the usual.
-        settings: fields of ``capture.settings.CaptureConfig``.
-    """
-    from capture.ingest import MIN_SIDE
-    from capture.pipeline import CaptureConfig, capture_video
-
-    config = CaptureConfig(**settings)
-    if max_side is not None:
-        if max_side < MIN_SIDE:
-            raise InputError(
-                f"--max-side must be at least {MIN_SIDE} pixels, or the face is too small; "
-                f"got {max_side}."
-            )
-        config = replace(config, max_side=max_side)
-    return capture_video(videos, output, config, report)
-
-
 def own_capture(drive: str, model: Avatar, home: Path) -> Capture | None:
     """The avatar's own capture, where driving needs it: to play it, or for how far its person turned.
 
@@ -186,12 +113,13 @@ def driving_source(
     Speech is spoken as ``voice`` says, by default as the me.voice in ``home``.
     """
     from avatar.drive.source import VIDEO_SUFFIXES, open_source
+    from capture.pipeline import capture_video
 
     own = own_capture(drive, model, home)
     path = Path(drive)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         folder = output.with_name(f"{path.stem}.capture")
-        drive = str(captured_clip([path], folder, report).path)
+        drive = str(capture_video([path], folder, report=report).path)
     voice = voice or find_voice(home)
     source = open_source(
         drive,

@@ -12,16 +12,13 @@ from rich.markup import escape
 
 from avatar.checks import InputError
 from avatar.cli_bench import JsonFile, write_json_file
+from avatar.cli_clips import ClipOptions, Clips
 from avatar.cli_common import (
-    CalibrationUnit,
     Deformer,
     Device,
     OptionalOutput,
     Preset,
     UsageError,
-    captured_clip,
-    clip_settings,
-    clips_and_masks,
     copy_file,
     need_device,
     train_config,
@@ -37,15 +34,6 @@ def create(
     output: OptionalOutput = None,
     preset: Preset = "draft",
     device: Device = "auto",
-    mask: tuple[Path, ...] = (),
-    mirrored: bool = False,
-    mirrored_clips: tuple[str, ...] = (),
-    max_side: int = 4096,
-    focal_mm: tyro.conf.UseAppendAction[tuple[float, ...]] = (),
-    offsets: tuple[float, ...] = (),
-    calibration: Path | None = None,
-    calibration_unit: CalibrationUnit | None = None,
-    rig: str = "lattice",
     deformer: Deformer = "branches",
     steps: int | None = None,
     seed: int = 0,
@@ -57,6 +45,7 @@ def create(
     view: bool = False,
     port: int = 8080,
     json_file: JsonFile = None,
+    options: Clips = ClipOptions(),
 ) -> None:
     """Make an avatar: capture, track, fit, evaluate, preview. A rerun goes on where it stopped.
 
@@ -70,18 +59,6 @@ def create(
         output: folder for all results; out/CLIPNAME, of the first clip, where not given.
         preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
         device: where to compute; auto takes the fastest that works here.
-        mask: a matte clip of the same length (white is the person), instead of the built-in matting; of
-            several cameras one for each clip, in their order.
-        mirrored: all clips are mirrored, as some selfie apps save them: flip them back.
-        mirrored_clips: file names of the clips that are mirrored, where not all are.
-        max_side: longer side of the stored frames, pixels; larger ones are scaled down.
-        focal_mm: the camera's focal length in 35 mm equivalents (about 26 for a phone's main camera, 24 for
-            its front one); once for all cameras or once for each clip; found in the clips where not given.
-        offsets: seconds from the first clip's first picture to that of each clip, instead of finding them by
-            sound or motion.
-        calibration: the cameras, where they are known: transforms.json, a COLMAP folder, an OpenCV file.
-        calibration_unit: its unit of length; metres where not given, for COLMAP arbitrary.
-        rig: the head model to fit: lattice, or the name of an imported one (avatar rig list).
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
@@ -93,12 +70,14 @@ def create(
         view: watch the fit in the browser: any side, pause, stop early and keep.
         port: port on this machine for --view (127.0.0.1; nothing is served beyond it).
         json_file: also write the evaluation to this file.
+        options: of the clips.
     """
     from avatar.export.report import warnings_of
     from avatar.model.avatar import Avatar
     from avatar.train.evaluate import STAGES
+    from capture.pipeline import capture_video
 
-    clips, mask = clips_and_masks(videos, mask)
+    clips, options = options.with_clips(videos)
     if not clips:
         raise UsageError("avatar create needs a VIDEO: avatar create VIDEO -o out/me.")
     for folder in clips:
@@ -107,15 +86,6 @@ def create(
                 f"{folder} is a folder, and avatar create takes clips. For a data set, first: avatar capture "
                 f"{folder} -o ME.capture, then: avatar train ME.capture -o ME.run"
             )
-    settings = clip_settings(
-        mask,
-        mirrored=mirrored,
-        mirrored_clips=mirrored_clips,
-        focal_mm=focal_mm,
-        offsets=offsets,
-        calibration=calibration,
-        calibration_unit=calibration_unit,
-    )
     need_device(device)
     if view:
         from viewer.app import need_port
@@ -125,14 +95,8 @@ def create(
     config = train_config(preset, steps, seed, deformer, hold_cameras)
     with ProgressDisplay() as report:
         output.mkdir(parents=True, exist_ok=True)
-        captured = captured_clip(
-            clips,
-            output / "me.capture",
-            report,
-            max_side=max_side,
-            rig=rig,
-            overwrite=overwrite,
-            **settings,
+        captured = capture_video(
+            clips, output / "me.capture", options.config(overwrite=overwrite), report
         )
         resume, kept = claim_run(output, captured, config, overwrite=overwrite)
         if kept:

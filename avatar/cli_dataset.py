@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avatar.checks import InputError
+from avatar.cli_clips import ClipOptions
 
 if TYPE_CHECKING:
     from avatar.capture_data import Capture
@@ -30,10 +31,8 @@ def captured_data_set(
     layout: Layout | None = None,
     only: str | None = None,
     fps: float | None = None,
-    rig: str = "lattice",
-    max_side: int = 4096,
+    options: ClipOptions = ClipOptions(),
     overwrite: bool = False,
-    clip_options: Sequence[str] = (),
 ) -> Capture:
     """Capture a data set; raises InputError for what cannot be.
 
@@ -44,21 +43,18 @@ def captured_data_set(
         layout: how it is laid out; told by its files where None.
         only: name of the one camera to take; all where None.
         fps: frames a second; what it states where None.
-        rig: the head model to fit, as for a clip.
-        max_side: longer side of stored frames, pixels.
+        options: as for clips, of which the rig and the longer side are for data sets too.
         overwrite: replace another capture.
-        clip_options: options given that only a clip has.
     """
     from capture.datasets.capturing import DataSetConfig, capture_data_set, need_data_set
-    from capture.ingest import MIN_SIDE
 
-    if clip_options:
+    if given := options.of_clips_alone():
         raise InputError(
-            f"{clip_options[0]} is for clips, and {folder} is a data set, which states that itself. Leave it "
+            f"{given[0]} is for clips, and {folder} is a data set, which states that itself. Leave it "
             f"out."
         )
-    if max_side < MIN_SIDE:
-        raise InputError(f"--max-side must be at least {MIN_SIDE} pixels; got {max_side}.")
     need_data_set(folder)
-    config = DataSetConfig(layout, only, fps, max_side, rig=rig, overwrite=overwrite)
+    config = DataSetConfig(
+        layout, only, fps, options.checked_side(), rig=options.rig, overwrite=overwrite
+    )
     return capture_data_set(folder, output, config, report)

@@ -241,6 +241,22 @@ def read_frames(clip: ClipInfo) -> Iterator[np.ndarray]:
                 made += 1
 
 
+def ends_whole(clip: ClipInfo) -> bool:
+    """Whether the last picture that the clip's container tells of can be decoded; looks at its end alone.
+
+    False, too, where that cannot be told: a clip without time stamps, or one that cannot be sought in.
+    """
+    last = clip.start_s + clip.duration_s - 1 / clip.source_fps
+    try:
+        with open_video(clip.path) as container:
+            stream = video_stream(container, clip.path)
+            container.seek(int(last / (stream.time_base or 1)), stream=stream)
+            times = [time_s for time_s, _ in _decode(container, stream, av.VideoFrame)]
+    except (av.FFmpegError, OSError):
+        return False
+    return bool(times) and max(times) >= last - 0.5 / clip.source_fps
+
+
 def extract_audio(
     video: Path, wav: Path, *, start_s: float = 0.0, duration_s: float | None = None
 ) -> bool:

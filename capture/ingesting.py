@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from avatar.capture_data import Landmarks, Splits, shrunk
+from avatar.capture_data import Landmarks, Splits
 from avatar.checks import InputError
 from avatar.tensorfile import write_json
 from avatar.types import Progress, Reporter
-from capture.folder import fresh_folder, jpeg_options, working_size, write_image
+from capture.folder import fresh_folder
+from capture.following import Followed, Picture, store_and_follow
 from capture.ingest import MIN_FRAMES, ClipInfo, extract_audio, read_frames
-from capture.landmarks import FaceDetector
-from capture.people import FollowedFace, PersonFollower
-from capture.scene import STILL_LEVELS, SceneWatch
-from capture.threads import Writer, prefetched
+from capture.scene import STILL_LEVELS
 from capture.timeline import Take
-
-QUEUE_BYTES = 96 << 20
-"""Pictures that are decoded ahead take at most this much memory, six of Full HD or four of 4K, and
-those that wait to be written as much again."""
 
 STILL_SHARE = 0.012
 """The points of a still picture's face move by less than this share of its width (1.8 mm), 95 in 100:
@@ -73,40 +66,26 @@ def make_frames(
     own = f"landmarks{camera or ''}.safetensors"
     for name in (own, "audio.wav", "track.safetensors", "splits.json"):
         (output / name).unlink(missing_ok=True)
-    size = working_size(clip.width, clip.height)
-    follower, scene = PersonFollower(*size), SceneWatch()
-    options = jpeg_options(clip.width, clip.height)
-    ahead = int(np.clip(QUEUE_BYTES // (clip.width * clip.height * 3), 1, 6))
-    detecting = 0.0
-    frames = 0
-    with (
-        FaceDetector() as detector,
-        Writer(max(2, ahead)) as writer,
-        prefetched(read_frames(clip), ahead) as images,
-    ):
-        for image in images:
-            image = image if change is None else change(image)
-            writer.put(_write_frame, folder / f"{first + frames:06d}.jpg", image, options)
-            before = time.perf_counter()
-            small = shrunk(image, size)
-            cut = scene.add(small)
-            follower.add(detector.faces(small), small, cut=cut)
-            detecting += time.perf_counter() - before
-            frames += 1
-            report(Progress("ingest", frames, clip.frames))
+    images = read_frames(clip)
+    seen = store_and_follow(
+        (Picture(image if change is None else change(image)) for image in images),
+        (clip.width, clip.height),
+        folder,
+        lambda done: report(Progress("ingest", done, clip.frames)),
+        first=first,
+    )
+    frames, face = seen.frames, seen.face
     if frames < MIN_FRAMES:
         raise InputError(
             f"{clip.path} gave {frames} usable frame{'s' * (frames != 1)}; a capture needs at least "
             f"{MIN_FRAMES}. The file may be cut off: copy it from the camera again."
         )
-    followed = follower.result()
-    valid = followed.landmarks.valid
+    valid = face.landmarks.valid
     if not (faceless and not valid.any()):
-        _check_alive(clip, scene, followed.landmarks, alone=take is None)
-    scale = max(size) / max(clip.width, clip.height)
+        _check_alive(clip, seen, alone=take is None)
     after = 0 if take is None else take.total - first - frames
     landmarks = Landmarks(
-        torch.nn.functional.pad(followed.landmarks.points / scale, (0, 0, 0, 0, first, after)),
+        torch.nn.functional.pad(face.landmarks.points, (0, 0, 0, 0, first, after)),
         torch.nn.functional.pad(valid, (first, after)),
     )
     landmarks.save(output / own)
@@ -119,13 +98,13 @@ def make_frames(
         "width": clip.width,
         "height": clip.height,
         "audio": has_audio,
-        "frames_with_others": followed.frames_with_others,
-        "frames_of_others": [first + frame for frame in followed.frames_of_others],
-        "cuts": [first + cut for cut in scene.cuts],
-        "warnings": _warnings(clip, frames, stored, scene, followed, alone=take is None),
+        "frames_with_others": face.frames_with_others,
+        "frames_of_others": [first + frame for frame in face.frames_of_others],
+        "cuts": [first + cut for cut in seen.cuts],
+        "warnings": _warnings(clip, stored, seen, alone=take is None),
         **({} if take is None else _on_the_line(take, frames, valid)),
         # One pass does both: what the detector did not take is decoding, encoding and sound.
-        "seconds": {"ingest": seconds - detecting, "landmarks": detecting},
+        "seconds": {"ingest": seconds - seen.detecting_s, "landmarks": seen.detecting_s},
     }
 
 
@@ -152,11 +131,6 @@ def write_common(output: Path, sound: ClipInfo | None, frames: int, fps: float) 
     return extract_audio(sound.path, wav, start_s=sound.start_s, duration_s=frames / fps)
 
 
-def _write_frame(path: Path, image: np.ndarray, options: Sequence[int]) -> None:
-    # Not image[..., ::-1]: OpenCV copies such a view three times slower than it encodes it.
-    write_image(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-
-
 def spells(wanted: np.ndarray, fps: float, shortest_s: float) -> list[tuple[float, float]]:
     """Return (start, end) in seconds of the runs of True [F] that last ``shortest_s`` or more."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], wanted.astype(int), [0]])))
@@ -164,8 +138,9 @@ def spells(wanted: np.ndarray, fps: float, shortest_s: float) -> list[tuple[floa
     return [(a / fps, b / fps) for a, b in runs if (b - a) / fps >= shortest_s]
 
 
-def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks, *, alone: bool) -> None:
+def _check_alive(clip: ClipInfo, seen: Followed, *, alone: bool) -> None:
     """Refuse a clip without a face, and a still picture."""
+    landmarks = seen.face.landmarks
     valid = landmarks.valid.numpy()
     if not valid.any():
         raise InputError(
@@ -176,7 +151,7 @@ def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks, *, alo
     points = landmarks.points.numpy()[valid][..., :2]
     usual = np.median(points, axis=0)
     moved = np.linalg.norm(points - usual, axis=-1) / max(float(np.ptp(usual[:468, 0])), 1e-6)
-    if scene.motion_levels < STILL_LEVELS and np.percentile(moved, 95) < STILL_SHARE:
+    if seen.motion_levels < STILL_LEVELS and np.percentile(moved, 95) < STILL_SHARE:
         raise InputError(
             f"{clip.path} shows one still picture: nothing moves from the first frame to the last, "
             f"so there is no expression to learn. Film ten seconds or more of a person who turns the "
@@ -184,19 +159,12 @@ def _check_alive(clip: ClipInfo, scene: SceneWatch, landmarks: Landmarks, *, alo
         )
 
 
-def _warnings(
-    clip: ClipInfo,
-    frames: int,
-    stored: int,
-    scene: SceneWatch,
-    followed: FollowedFace,
-    *,
-    alone: bool,
-) -> list[str]:
+def _warnings(clip: ClipInfo, stored: int, seen: Followed, *, alone: bool) -> list[str]:
     """Sentences on what is wrong with the clip, and what was made of it.
 
     Not ``alone``, a face that is lost here may be seen by another camera, and the name is told.
     """
+    frames, followed = seen.frames, seen.face
     warnings = []
     if frames < clip.frames:
         warnings.append(
@@ -205,9 +173,9 @@ def _warnings(
         )
     if clip.interlaced:
         warnings.append("The clip is interlaced, which combs what moves: film progressive video.")
-    if scene.cuts:
+    if seen.cuts:
         warnings.append(
-            f"The clip is cut at {_moments([cut / clip.fps for cut in scene.cuts])}. The parts that "
+            f"The clip is cut at {_moments([cut / clip.fps for cut in seen.cuts])}. The parts that "
             f"show the same face are used; film in one take, as light and distance change at a cut."
         )
     if not alone:

@@ -15,13 +15,13 @@ from avatar.capture_data import Landmarks
 from avatar.checks import InputError
 from avatar.types import Progress, Reporter
 from capture.folder import Pictures, fresh_folder, write_image
-from capture.ingest import ClipInfo, read_frames
+from capture.ingest import ClipInfo, ends_whole, read_frames
 from capture.matte import Segmenter, follow, refine, steady
 from capture.matte_background import Background, learn_background
 from capture.matte_border import matte_size
 from capture.quality import FrameLook, look_at_face
 from capture.threads import Writer, prefetched
-from capture.timeline import missing_of
+from capture.timeline import Take, missing_of
 
 LOOKS = 6
 """Looks of the segmenter at each picture that the background is learnt from: they are few, and a
@@ -57,10 +57,7 @@ def make_masks(
     frames = len(there)
     size = (ingest["width"], ingest["height"])
     if mask is not None and mask.frames < frames:
-        raise InputError(
-            f"{mask.path} has {mask.frames} pictures at the capture's rate, the video has {frames}. "
-            f"A mask clip needs one picture for every frame of the video, at the same rate."
-        )
+        raise _short(mask, mask.frames, frames)
     folder = fresh_folder(output / "masks", camera)
     landmarks = Landmarks.load(output / f"landmarks{camera or ''}.safetensors")
     points, valid = landmarks.points.numpy(), landmarks.valid.numpy()
@@ -110,6 +107,34 @@ def make_masks(
         "background": None if mask is not None else backdrop.share if backdrop else 0.0,
         "seconds": {"matte": time.perf_counter() - start},
     }
+
+
+def need_mask(mask: ClipInfo, clip: ClipInfo, take: Take | None = None) -> None:
+    """Refuse a mask clip that is too short by what the two containers tell, before anything is made.
+
+    Of a clip that is cut off, how many frames it has is known only once it was decoded: ``make_masks``
+    looks then.
+
+    Args:
+        mask: the mask clip, as it was opened.
+        clip: its video, as it was opened.
+        take: the part of the video that is used; None for all of it.
+
+    Raises:
+        InputError: it is too short.
+    """
+    frames, given = clip.frames, mask.frames
+    if take is not None:
+        frames, given = take.frames, take.frames_in(mask)
+    if given < frames and ends_whole(clip):
+        raise _short(mask, given, frames)
+
+
+def _short(mask: ClipInfo, given: int, frames: int) -> InputError:
+    return InputError(
+        f"{mask.path} has {given} pictures at the capture's rate, the video has {frames}. "
+        f"A mask clip needs one picture for every frame of the video, at the same rate."
+    )
 
 
 def looks_of(looks: Sequence[FrameLook | None]) -> dict[str, list[float | None]]:

@@ -21,11 +21,11 @@ from capture.folder import (
 )
 from capture.ingest import ClipInfo, IngestConfig, probe
 from capture.ingesting import make_frames
-from capture.matting import make_masks
+from capture.matting import make_masks, need_mask
 from capture.settings import CaptureConfig as CaptureConfig  # part of this module's interface
 from capture.several import capture_several
 from capture.summary import Filmed, finish
-from capture.tracking import MATTER, track_stage
+from capture.tracking import MATTER, need_rig, track_stage
 
 
 def capture_video(
@@ -55,6 +55,7 @@ def capture_video(
     if not videos:
         raise InputError("a capture takes one video or several; got none. Give the path of a clip.")
     config.check(videos)
+    need_rig(config.rig, output)
     if len(videos) > 1:
         return capture_several(videos, output, config, report)
     video = videos[0]
@@ -66,6 +67,8 @@ def capture_video(
     ingest = replace(config.ingest_of(video), max_frames=config.max_frames)
     clip = probe(video, ingest)
     mask = next((probe(path, ingest) for path in config.masks()), None)
+    if mask is not None:
+        need_mask(mask, clip)
     sha256 = sha256_of(video)
     with disk_errors(output):
         stages = claim(output, sha256, config.overwrite)

@@ -103,8 +103,6 @@ class CaptureConfig:
     def check(self, videos: Sequence[Path]) -> None:
         """Raise InputError where what is stated for each clip does not fit the clips."""
         count = len(videos)
-        if self.rig != LATTICE:
-            open_rig(self.rig)  # said now, not after minutes of work
         for stated in _all_of(self.focal_mm):
             if not SHORTEST_MM <= stated <= LONGEST_MM:
                 raise InputError(

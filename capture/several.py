@@ -19,7 +19,7 @@ from capture.calibration import KnownCameras, Placed, read_calibration
 from capture.folder import Stages, claim, disk_errors, is_complete, key_of, sha256_of
 from capture.ingest import ClipInfo, probe
 from capture.ingesting import make_frames, write_common
-from capture.matting import make_masks
+from capture.matting import make_masks, need_mask
 from capture.settings import CaptureConfig
 from capture.summary import Filmed, finish
 from capture.synchronise import check_offsets, synchronise
@@ -66,6 +66,8 @@ def capture_several(
         stages = claim(output, sha256, config.overwrite)
         plan = _sync_stage(stages, source, config, report)
         takes = [Take(**take) for take in plan["takes"]]
+        for mask, clip, take in zip(source.masks, source.clips, takes, strict=False):
+            need_mask(mask, clip, take)
         parts = [_part(report, takes, take.camera) for take in takes]
         ingests = [
             _ingest_stage(stages, source, take, output, config, parts[take.camera])

@@ -34,6 +34,11 @@ class Take:
         """Return the clip, or another of the same times (its mask), as it is to be read."""
         return replace(clip, start_s=clip.start_s + self.shift_s, fps=self.fps, frames=self.frames)
 
+    def frames_in(self, clip: ClipInfo) -> int:
+        """Return how many frames, from ``first`` on, such another clip of the same times has pictures for."""
+        left_s = clip.duration_s - 0.5 / clip.source_fps - self.shift_s
+        return min(self.frames, max(0, math.floor(left_s * self.fps + 1e-6) + 1))
+
     def as_json(self) -> dict[str, Any]:
         """Return what stages.json keeps."""
         return asdict(self)

@@ -13,6 +13,7 @@ import torch
 from avatar.capture_data import Landmarks, Splits, Track, read_splits
 from avatar.checks import InputError
 from avatar.rig.face_model import FaceModel
+from avatar.rig.rig_store import LATTICE, open_rig, rig_names
 from avatar.types import Progress, Reporter
 from capture.colour_match import match_colours
 from capture.folder import Pictures, Stages, key_of
@@ -64,6 +65,27 @@ def check_enough(judged: Validity, splits: Splits) -> None:
     )
 
 
+def need_rig(rig: str, output: Path) -> None:
+    """Refuse a head model that cannot be opened, now and not after minutes of work.
+
+    One that was removed since may be the one that the track in ``output`` was made with: that track stands.
+
+    Raises:
+        InputError: it is not imported, or damaged.
+    """
+    if rig == LATTICE or (rig not in rig_names() and _tracked_with(rig, Stages.read(output))):
+        return
+    open_rig(rig)
+
+
+def _tracked_with(rig: str, stages: Stages | None) -> tuple[str, ...] | None:
+    """Return what the finished track's key holds of its rig, where that has the name ``rig``."""
+    if stages is None or not (stages.path.parent / "track.safetensors").is_file():
+        return None
+    kept = stages.done.get("track", {}).get("values", {}).get("rig")
+    return tuple(kept) if kept and kept[0] == rig else None
+
+
 def track_stage(
     stages: Stages,
     ingests: Sequence[dict[str, Any]],
@@ -74,7 +96,10 @@ def track_stage(
     *,
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Run the track stage of a capture, or take what stands: arguments and values as ``track_cameras``."""
+    """Run the track stage of a capture, or take what stands: arguments and values as ``track_cameras``.
+
+    The values have ``rig`` besides: what the key holds of an imported one.
+    """
     count = len(ingests)
     focal = config.focal_widths(count)
     mattes_made = [stages.key(f"matte{k or ''}") for k in range(count)]
@@ -86,14 +111,22 @@ def track_stage(
         metric = None if known is None else known.metric
         made_from = [mattes_made, TRACKER, asdict(config.track), focal, cameras, metric]
     output = stages.path.parent
+    imported = config.rig == LATTICE or config.rig in rig_names()
+    of_rig = config.rig_key() if imported else _tracked_with(config.rig, stages) or ()
+    key = key_of(*made_from, *of_rig)
+    if not imported and stages.done.get("track", {}).get("key") != key:
+        open_rig(config.rig)  # raises, and what stands is left as it is
     return stages.run(
         "track",
-        key_of(*made_from, *config.rig_key()),
+        key,
         lambda _: (output / "track.safetensors").is_file(),
-        lambda: track_cameras(
-            output, ingests, mattes, known, report,
-            names=names, focal_widths=focal, model=config.face, config=config.track,
-        ),
+        lambda: {
+            **track_cameras(
+                output, ingests, mattes, known, report,
+                names=names, focal_widths=focal, model=config.face, config=config.track,
+            ),
+            "rig": list(of_rig),
+        },
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from test_ingest import write_clip
 from avatar.capture_data import Capture, Landmarks, Splits
 from avatar.checks import InputError
 from avatar.types import Progress
+from capture.ingest import probe, read_frames
 from capture.landmarks import (
     FaceDetector,
     box_of,
@@ -30,6 +32,7 @@ from capture.landmarks import (
     quiet_native_output,
 )
 from capture.matte import Segmenter, refine, steady
+from capture.matting import need_mask
 from capture.people import PersonFollower, detect_landmarks
 from capture.pipeline import CaptureConfig, capture_video
 from capture.quality import FrameLook, count_blinks, head_angles, judge, look_at_face
@@ -592,9 +595,33 @@ def test_a_given_mask_clip_is_used(clip: Path, prepared: Path, tmp_path: Path) -
     mask = cv2.imread(str(folder / "masks/cam0/000009.png"), cv2.IMREAD_GRAYSCALE)
     expected = cv2.resize(given[9][..., 0], (320, 320), interpolation=cv2.INTER_AREA)
     assert np.abs(mask.astype(float) - expected).mean() < 4
-    short = write_clip(tmp_path / "short.mp4", [p.astype(np.uint8) for p in given[:41]])
-    with pytest.raises(InputError, match=r"short\.mp4 has 41 pictures .* the video has 44"):
-        capture_video([clip], folder, CaptureConfig(mask=short))
+    before = (folder / "stages.json").read_bytes()
+    short = write_clip(tmp_path / "short.mp4", [p.astype(np.uint8) for p in given[:43]])
+    for output in (folder, tmp_path / "new.capture"):
+        with pytest.raises(InputError, match=r"short\.mp4 has 43 pictures .* the video has 44"):
+            capture_video([clip], output, CaptureConfig(mask=short))
+    assert (folder / "stages.json").read_bytes() == before
+    assert not (tmp_path / "new.capture").exists(), "said before anything is made"
+
+
+def test_a_mask_of_what_is_left_of_a_damaged_clip(tmp_path: Path) -> None:
+    """The container tells of a picture more than can be decoded: only decoding says if the mask is short."""
+    whole = write_clip(tmp_path / "whole.mp4", moving(44))
+    with av.open(str(whole)) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.pos is not None]
+    start, size = max(places)
+    content = bytearray(whole.read_bytes())
+    content[start : start + size] = bytes(size)
+    (tmp_path / "damaged.mp4").write_bytes(content)
+    damaged = probe(tmp_path / "damaged.mp4")
+    assert damaged.frames == 44
+    decoded = sum(1 for _ in read_frames(damaged))
+    assert decoded < 44
+    white = [np.full((256, 256, 3), 255, np.uint8)] * decoded
+    mask = probe(write_clip(tmp_path / "mask.mp4", white))
+    need_mask(mask, damaged)
+    with pytest.raises(InputError, match=f"has {decoded} pictures .* the video has 44"):
+        need_mask(mask, probe(whole))
 
 
 def test_a_finished_capture_says_everything(small_capture: Capture, small_clip: Path) -> None:

@@ -107,22 +107,33 @@ def test_creating_refuses_what_goes_not_together(given, code, words):
 
 
 def test_options_of_the_clips_of_all_cameras():
-    from avatar.cli_common import clip_settings, clips_and_masks
-    from capture.settings import CaptureConfig
+    from avatar.cli_clips import ClipOptions
+    from avatar.cli_common import UsageError
 
     a, b, m, n = (Path(f"{name}.mp4") for name in "abmn")
-    assert clips_and_masks((a, b), (m, n)) == ([a, b], (m, n))
+    both = ClipOptions(mask=(m, n))
+    assert both.with_clips((a, b)) == ([a, b], both)
     # --mask MASK CLIP: the list swallows the clip.
-    assert clips_and_masks((), (m, a)) == ([a], (m,))
-    settings = clip_settings(
-        (m, n), mirrored_clips=("b.mp4",), focal_mm=(26.0, 24.0), offsets=(0.0, 0.5)
-    )
-    config = CaptureConfig(**settings)
+    assert ClipOptions(mask=(m, a)).with_clips(()) == ([a], ClipOptions(mask=(m,)))
+    config = ClipOptions(
+        mask=(m, n), mirrored_clips=("b.mp4",), focal_mm=(26.0, 24.0), offsets=(0.0, 0.5)
+    ).config(overwrite=True)
     assert config.masks() == (m, n)
     assert not config.ingest_of(a).mirrored
     assert config.ingest_of(b).mirrored
     assert config.focal_widths(2) == [26 / 36, 24 / 36]
     assert config.offsets == (0.0, 0.5)
+    assert config.overwrite
+    with pytest.raises(UsageError, match="leave out --mirrored-clips"):
+        ClipOptions(mirrored=True, mirrored_clips=("a.mp4",))
+
+
+def test_options_that_are_not_given_are_the_captures_own():
+    from avatar.cli_clips import ClipOptions
+    from capture.settings import CaptureConfig
+
+    assert ClipOptions().config() == CaptureConfig()
+    assert ClipOptions().of_clips_alone() == []
 
 
 def test_the_guide_needs_neither():

@@ -412,11 +412,19 @@ def test_what_was_exported_is_captured_again_as_it_was(
 
 def test_the_command_says_what_does_not_go_with_a_folder(tmp_path: Path) -> None:
     from avatar.cli import capture
+    from avatar.cli_clips import ClipOptions
     from avatar.cli_common import UsageError
 
     made.nerfstudio(tmp_path / "set")
-    with pytest.raises(InputError, match="--mirrored is for clips"):
-        capture((tmp_path / "set",), tmp_path / "a", mirrored=True)
+    for options, name in (
+        (ClipOptions(mirrored=True), "--mirrored"),
+        (ClipOptions(mirrored_clips=("a.mp4",)), "--mirrored-clips"),
+        (ClipOptions(focal_mm=(26.0,)), "--focal-mm"),
+    ):
+        with pytest.raises(InputError, match=f"{name} is for clips"):
+            capture((tmp_path / "set",), tmp_path / "a", options=options)
+    with pytest.raises(InputError, match="--max-side must be at least"):
+        capture((tmp_path / "set",), tmp_path / "a", options=ClipOptions(max_side=8))
     with pytest.raises(InputError, match="6 time steps"):
         capture((tmp_path / "set",), tmp_path / "a")
     with pytest.raises(UsageError, match="--fps"):

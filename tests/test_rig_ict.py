@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,7 @@ from avatar.rig.ict_layout import EYEBALLS, LANDMARKS, LATTICE_POINTS, NAMES
 from avatar.rig.lattice import SKIN_POINTS, lattice_table
 from avatar.rig.show import picture_of
 from avatar.tensorfile import read_tensors, write_tensors
+from capture.pipeline import CaptureConfig, capture_video
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -283,6 +285,30 @@ def test_import_list_open_remove(npz, store) -> None:
     rig_store.remove_rig("ict")
     with pytest.raises(InputError, match="None is imported"):
         rig_store.remove_rig("ict")
+
+
+@pytest.mark.slow
+def test_a_track_outlives_its_rig(npz, store, small_clip, small_capture, tmp_path) -> None:
+    folder = tmp_path / "me.capture"
+    shutil.copytree(small_capture.path, folder)
+    rig_store.import_rig(npz, "anna", no_detector)
+    made = capture_video([small_clip], folder, CaptureConfig(rig="anna"))
+    assert made.track.rig == "ict"
+
+    def stamps() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+    before = stamps()
+    rig_store.remove_rig("anna")
+    capture_video([small_clip], folder, CaptureConfig(rig="anna"))
+    # What the track was not made with needs the head model, and so does another name.
+    for config in (CaptureConfig(rig="anna", focal_mm=30.0), CaptureConfig(rig="bob")):
+        with pytest.raises(InputError, match=f"No head model named '{config.rig}'"):
+            capture_video([small_clip], folder, config)
+    assert stamps() == before, "nothing is made anew, and nothing is lost"
+    with pytest.raises(InputError, match="No head model named 'anna'"):
+        capture_video([small_clip], tmp_path / "new.capture", CaptureConfig(rig="anna"))
+    assert not (tmp_path / "new.capture").exists()
 
 
 @pytest.mark.parametrize("name", ["lattice", "", "..", "../up", "a/b", ".hidden", "a b", "x" * 65])

@@ -201,6 +201,14 @@ def test_given_masks_follow_their_clips(clips: list[Path], tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"short\.mp4 has 45 pictures .* has 52"):
         capture_video(clips, tmp_path / "other", CaptureConfig(mask=(masks[0], short)))
     assert not (tmp_path / "other").exists()
+    # Near enough to be of that clip, and still too short for the frames that are used.
+    shorter = tmp_path / "shorter.mp4"
+    write_clip(shorter, [np.zeros((256, 256, 3), np.uint8)] * (LENGTH - 1))
+    with pytest.raises(InputError, match=r"shorter\.mp4 has 51 pictures .* has 52"):
+        capture_video(
+            clips, tmp_path / "other", CaptureConfig(offsets=OFFSETS, mask=(shorter, masks[1]))
+        )
+    assert not (tmp_path / "other" / "frames").exists()
 
 
 def test_a_calibration_straightens_frames_and_admits_a_camera_without_a_face(

@@ -10,7 +10,7 @@ from avatar import __version__
 from avatar.capture_data import Capture
 from avatar.checks import InputError
 from avatar.flame_data import FLAME_FILE
-from avatar.rig.rig_store import LATTICE, open_rig
+from avatar.rig.rig_store import LATTICE
 from avatar.types import Reporter, ignore_progress
 from capture.datasets.description import DataSet
 from capture.datasets.importing import (
@@ -29,7 +29,7 @@ from capture.matting import make_masks
 from capture.settings import CaptureConfig
 from capture.summary import Filmed, finish
 from capture.timeline import missing_of
-from capture.tracking import MATTER, track_stage
+from capture.tracking import MATTER, need_rig, track_stage
 
 IMPORTER = 1
 """Version of what makes frames of data sets: raised where a capture made before should be made anew."""
@@ -67,8 +67,7 @@ def capture_data_set(
     data_set = read_data_set(folder, config.layout, config.fps)
     if config.only is not None:
         data_set = only_camera(data_set, config.only)
-    if config.rig != LATTICE:
-        open_rig(config.rig)  # said now, not after minutes of work
+    need_rig(config.rig, Path(output))
     plans = plan_cameras(data_set, config.max_side)
     sha256 = source_hash(data_set)
     output = Path(output)

@@ -19,21 +19,19 @@ import cv2
 import numpy as np
 import torch
 
-from avatar.capture_data import Landmarks, shrunk
+from avatar.capture_data import Landmarks
 from avatar.checks import InputError
 from avatar.flame_data import FLAME_FILE, FlameTrack
 from avatar.tensorfile import write_json
 from avatar.types import Progress, Reporter
 from capture.datasets.description import DataSet, HeadParameters
-from capture.datasets.pictures import Picture, PicturePlan, plan_pictures
-from capture.folder import fresh_folder, jpeg_options, key_of, working_size, write_image
+from capture.datasets.pictures import PicturePlan, plan_pictures
+from capture.folder import fresh_folder, key_of, write_image
+from capture.following import Followed, store_and_follow
 from capture.ingest import MIN_FPS, MIN_FRAMES, ClipInfo
 from capture.ingesting import LOST_S, spells
-from capture.landmarks import FaceDetector
 from capture.matting import looks_of
-from capture.people import FollowedFace, PersonFollower
 from capture.quality import FrameLook, look_at_face
-from capture.scene import SceneWatch
 from capture.threads import Writer, prefetched
 from capture.timeline import ranges_of
 from capture.track.footage import Calibration
@@ -122,33 +120,16 @@ def make_data_frames(
 def _one_camera(
     data_set: DataSet, camera: int, plan: PicturePlan, output: Path, report: Reporter
 ) -> dict[str, Any]:
-    start, detecting = time.perf_counter(), 0.0
-    folder = output / "frames" / f"cam{camera}"
-    folder.mkdir(parents=True)
-    options = jpeg_options(*plan.size)
-    size = working_size(*plan.size)
-    follower, scene = PersonFollower(*size), SceneWatch()
+    start = time.perf_counter()
     frames, cameras = len(data_set), len(data_set.cameras)
-    with (
-        FaceDetector() as detector,
-        Writer(AHEAD) as writer,
-        prefetched(plan.pictures(), AHEAD) as pictures,
-    ):
-        for frame, picture in enumerate(pictures):
-            if picture is None:
-                follower.add([])
-            else:
-                writer.put(_write_picture, folder / f"{frame:06d}.jpg", picture, options)
-                before = time.perf_counter()
-                small = shrunk(picture.rgb, size)
-                cut = scene.add(small)
-                follower.add(detector.faces(small), small, cut=cut)
-                detecting += time.perf_counter() - before
-            report(Progress("ingest", camera * frames + frame + 1, cameras * frames))
-    followed = follower.result()
-    scale = max(size) / max(plan.size)
-    landmarks = Landmarks(followed.landmarks.points / scale, followed.landmarks.valid)
-    landmarks.save(output / f"landmarks{camera or ''}.safetensors")
+    seen = store_and_follow(
+        plan.pictures(),
+        plan.size,
+        fresh_folder(output / "frames", camera),
+        lambda done: report(Progress("ingest", camera * frames + done, cameras * frames)),
+    )
+    face = seen.face
+    face.landmarks.save(output / f"landmarks{camera or ''}.safetensors")
     return {
         "name": plan.name,
         "frames": frames,
@@ -158,30 +139,21 @@ def _one_camera(
         "audio": False,
         "camera": camera,
         "missing": ranges_of(plan.missing),
-        "faces": int(landmarks.valid.sum()),
-        "frames_with_others": followed.frames_with_others,
-        "frames_of_others": list(followed.frames_of_others),
-        "cuts": scene.cuts,
-        "warnings": [*plan.notes, *_warnings(plan, followed, data_set.fps, scene.cuts, cameras)],
+        "faces": int(face.landmarks.valid.sum()),
+        "frames_with_others": face.frames_with_others,
+        "frames_of_others": list(face.frames_of_others),
+        "cuts": seen.cuts,
+        "warnings": [*plan.notes, *_warnings(plan, seen, data_set.fps, cameras)],
         "seconds": {
-            "ingest": time.perf_counter() - start - detecting,
-            "landmarks": detecting,
+            "ingest": time.perf_counter() - start - seen.detecting_s,
+            "landmarks": seen.detecting_s,
         },
     }
 
 
-def _write_picture(path: Path, picture: Picture, options: Sequence[int]) -> None:
-    if picture.copied is not None:
-        shutil.copyfile(picture.copied, path)  # a JPEG loses by being written again
-    else:
-        write_image(path, cv2.cvtColor(picture.rgb, cv2.COLOR_RGB2BGR), options)
-
-
-def _warnings(
-    plan: PicturePlan, followed: FollowedFace, fps: float, cuts: list[int], cameras: int
-) -> list[str]:
+def _warnings(plan: PicturePlan, seen: Followed, fps: float, cameras: int) -> list[str]:
     """Sentences on what was found in a camera's pictures."""
-    warnings = []
+    warnings, cuts = [], seen.cuts
     if cuts:
         times = ", ".join(f"{cut / fps:.1f} s" for cut in cuts[:3])
         more = f" and {len(cuts) - 3} more" if len(cuts) > 3 else ""
@@ -189,9 +161,9 @@ def _warnings(
             f"Camera {plan.name}: other sequences begin at {times}{more}. The parts that show the same face "
             f"are used."
         )
-    seen = followed.landmarks.valid.numpy().copy()
-    seen[plan.missing] = True
-    lost = spells(~seen, fps, LOST_S)
+    known = seen.face.landmarks.valid.numpy().copy()
+    known[plan.missing] = True
+    lost = spells(~known, fps, LOST_S)
     if lost and cameras == 1:  # of several, others see it
         times = ", ".join(f"{a:.1f} to {b:.1f} s" for a, b in lost[:3])
         warnings.append(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from avatar.checks import InputError
 from capture.datasets.description import DataSet, Shot
 from capture.datasets.reading import LARGEST_SIDE
 from capture.datasets.transforms import picture_size
+from capture.following import Picture
 from capture.ingest import MIN_SIDE
 
 SAME_ASPECT = 0.01
@@ -26,17 +26,6 @@ OPAQUE = 128
 EXIF_ORIENTATION = 0x0112
 ALPHA_PROBES = 3
 """Pictures that are looked at for an alpha that masks."""
-
-
-class Picture(NamedTuple):
-    """One picture in stored form."""
-
-    rgb: np.ndarray
-    """uint8 [H, W, 3] sRGB."""
-    alpha: np.ndarray | None
-    """uint8 [H, W], 255 on the person, where the picture has one."""
-    copied: Path | None
-    """The JPEG file that has these very pixels; None where they were changed."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +76,10 @@ class PicturePlan:
             alpha = image[..., 3]
             # Straight alpha: colours count where they show, and what is behind them is white.
             rgb = np.where(alpha[..., None] > 0, image[..., :3], np.uint8(255))
-            return Picture(self._stored(rgb), self._stored(alpha), None)
+            return Picture(self._stored(rgb), self._stored(alpha))
         rgb = self._stored(image)
         as_it_is = rgb is image and path.suffix.lower() in (".jpg", ".jpeg") and _upright(path)
-        return Picture(rgb, None, path if as_it_is else None)
+        return Picture(rgb, copied=path if as_it_is else None)
 
     def mask(self, frame: int) -> np.ndarray:
         """Read the mask of a frame that has a picture, uint8 [H, W]; raises InputError naming the file."""
