@@ -15,7 +15,8 @@ from rich.markup import escape
 
 from avatar.checks import InputError
 from avatar.cli_common import CameraName, OptionalOutput, UsageError
-from avatar.cli_export_formats import FORMATS, Axes, Export, Format
+from avatar.cli_export_formats import FORMATS, Format
+from avatar.cli_export_job import Axes, Export
 from avatar.console import ProgressDisplay, console
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]

@@ -12,7 +12,7 @@ from avatar.checks import InputError
 
 if TYPE_CHECKING:
     from avatar.capture_data import Capture
-    from avatar.cli_export_formats import Export
+    from avatar.cli_export_job import Export
     from avatar.drive.motion import FaceMotion
 
 
