@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,21 +146,45 @@ def tiny_avatar():
     return make_avatar()
 
 
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]):
+    """Return this worker's own copy of what the first worker that needs it makes."""
+    own = tmp_path_factory.mktemp("small") / name
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make(own)
+        return own
+    shared = tmp_path_factory.getbasetemp().parent / "small"
+    shared.mkdir(exist_ok=True)
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / f"{name}.done").exists():
+            make(shared / name)
+            (shared / f"{name}.done").touch()
+    # A copy, as the viewer leaves small pictures in a capture while it is looked at.
+    if (shared / name).is_dir():
+        shutil.copytree(shared / name, own)
+    else:
+        shutil.copyfile(shared / name, own)
+    return own
+
+
 @pytest.fixture(scope="session")
 def small_clip(tmp_path_factory):
     """The bundled sample, short and small: the real clip of most end-to-end tests."""
     from capture.sample import make_sample
 
-    path = tmp_path_factory.mktemp("sample") / "clip.mp4"
-    make_sample(path, seconds=2.4, size=256, voice=False)
-    return path
+    def make(path: Path) -> None:
+        make_sample(path, seconds=2.4, size=256, voice=False)
+
+    return made_once(tmp_path_factory, "clip.mp4", make)
 
 
 @pytest.fixture(scope="session")
 def small_capture(small_clip, tmp_path_factory):
     """The captured and tracked sample; read only."""
+    from avatar.capture_data import Capture
     from capture.pipeline import CaptureConfig, capture_video
 
-    return capture_video(
-        [small_clip], tmp_path_factory.mktemp("capture") / "me.capture", CaptureConfig()
-    )
+    def make(path: Path) -> None:
+        capture_video([small_clip], path, CaptureConfig())
+
+    return Capture(made_once(tmp_path_factory, "me.capture", make))

@@ -449,7 +449,10 @@ def test_a_prepared_folder_has_the_documented_layout(prepared: Path) -> None:
         Capture(prepared)
 
 
-@pytest.mark.parametrize(("stage", "done"), [("ingest", 9), ("matte", 1), ("matte", 30)])
+@pytest.mark.parametrize(
+    ("stage", "done"),
+    [("ingest", 9), pytest.param("matte", 1, marks=pytest.mark.slow), ("matte", 30)],
+)
 def test_killed_and_run_again_gives_the_same_folder(
     clip: Path, prepared: Path, tmp_path: Path, stage: str, done: int
 ) -> None:

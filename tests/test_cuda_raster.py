@@ -572,6 +572,7 @@ def test_any_numbers_leave_pictures_and_gradients_finite(changes, backward):
 NVCC = shutil.which("nvcc")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_nvcc_takes_the_sources_without_a_warning(source, tmp_path):

@@ -70,7 +70,7 @@ def test_times_that_are_none_are_refused(t):
         IdleDriver(REST, 0.0)
 
 
-@pytest.mark.parametrize("rate", [0.15, 0.4])
+@pytest.mark.parametrize("rate", [pytest.param(0.15, marks=pytest.mark.slow), 0.4])
 def test_blinks_come_at_the_persons_rate_at_uneven_times_and_close_the_eyes(rate):
     driver = IdleDriver(REST, seed=5, statistics=IdleStatistics(blinks_per_s=rate, blink_depth=0.9))
     curve = lids(driver, 90)
