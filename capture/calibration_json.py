@@ -8,7 +8,6 @@ may have many frames, one for each of its pictures: frames of one pose and lens 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,12 +16,14 @@ import numpy as np
 
 from avatar.checks import InputError
 from capture.known_camera import (
+    ANGLES,
     DISTORTION,
+    INTRINSICS,
     OPENGL,
     PINHOLE_MODELS,
     KnownCamera,
     checked,
-    pinhole,
+    transforms_pinhole,
 )
 
 MOST = 100_000
@@ -89,17 +90,12 @@ def _camera(frame: Mapping[str, Any], number: int) -> KnownCamera:
     size = (_side(frame["w"]), _side(frame["h"])) if "w" in frame and "h" in frame else None
     if size is None and "fl_x" in frame:
         raise KeyError("w")
-    if "fl_x" in frame and size is not None:
-        fx = float(frame["fl_x"])
-        fy = float(frame.get("fl_y", fx))
-        cx, cy = float(frame.get("cx", size[0] / 2)), float(frame.get("cy", size[1] / 2))
-    else:
-        angle = float(frame["camera_angle_x"])
-        if not 1e-3 < angle < 3.1:
-            raise ValueError(f"camera_angle_x is {angle}")
-        width, height = size or (1, 1)
-        fx = fy = 0.5 * width / math.tan(angle / 2)
-        cx, cy = float(frame.get("cx", width / 2)), float(frame.get("cy", height / 2))
+    numbers = {name: float(frame[name]) for name in INTRINSICS if frame.get(name) is not None}
+    for name, value in numbers.items():
+        if "angle" in name and "fl_x" not in numbers and not ANGLES[0] < value < ANGLES[1]:
+            raise ValueError(f"{name} is {value}")
+    if size is None:  # nothing says how high the picture is
+        numbers.pop("camera_angle_y", None)
     k4 = float(frame.get("k4", 0))
     if k4 != 0:
         raise InputError(
@@ -110,7 +106,7 @@ def _camera(frame: Mapping[str, Any], number: int) -> KnownCamera:
     return KnownCamera(
         names=_names(frame, number),
         size=size,
-        K=pinhole(fx, fy, cx, cy),
+        K=transforms_pinhole(numbers, size or (1, 1)),
         T_cam_world=_inverse(matrix @ OPENGL),
         distortion=bend if any(bend) else (),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,10 @@ PINHOLE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIA
 """Camera models of transforms.json that a pinhole and OpenCV's five coefficients say all of."""
 DISTORTION = ("k1", "k2", "p1", "p2", "k3")
 """Names of those coefficients there, in OpenCV's order."""
+ANGLES = (1e-3, 3.1)
+"""Radians between which a ``camera_angle_x`` or ``camera_angle_y`` there must lie."""
+INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y")
+"""Names of the numbers there that say K."""
 RIGID = 2e-3
 """Departure of a rotation from orthogonality that rounding in a text file may make."""
 NEGLIGIBLE_PX = 0.05
@@ -91,6 +97,25 @@ def checked(source: str, camera: KnownCamera) -> KnownCamera:
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     """Return K [3, 3]."""
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], float)
+
+
+def transforms_pinhole(numbers: Mapping[str, float], size: tuple[int, int]) -> np.ndarray:
+    """Return K [3, 3] of the numbers that a transforms.json states for a picture.
+
+    Args:
+        numbers: those of ``INTRINSICS`` that are stated: focal lengths and principal point in pixels, else
+            ``camera_angle_x`` (and ``camera_angle_y``), the whole angle of view in radians.
+        size: (width, height) of the picture in pixels; its middle is the principal point that is not stated.
+    """
+    width, height = size
+    if "fl_x" in numbers:
+        fx = numbers["fl_x"]
+        fy = numbers.get("fl_y", fx)
+    else:
+        fx = 0.5 * width / math.tan(0.5 * numbers["camera_angle_x"])
+        down = numbers.get("camera_angle_y")
+        fy = fx if down is None else 0.5 * height / math.tan(0.5 * down)
+    return pinhole(fx, fy, numbers.get("cx", width / 2), numbers.get("cy", height / 2))
 
 
 def pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:

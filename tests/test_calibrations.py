@@ -188,6 +188,20 @@ def test_a_stereo_pair_is_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(two.T_cam_world, relative, atol=1e-9)
 
 
+def test_angles_of_both_sides_and_their_range(tmp_path: Path) -> None:
+    path = tmp_path / "transforms.json"
+    frame = {"file_path": "./a", "transform_matrix": np.eye(4).tolist()}
+    stated = {"w": 800, "h": 600, "camera_angle_x": 0.8, "camera_angle_y": 0.65}
+    path.write_text(json.dumps({**stated, "frames": [frame]}))
+    (camera,) = read_calibration(path).cameras
+    assert camera.K[0, 0] == pytest.approx(400 / math.tan(0.4))
+    assert camera.K[1, 1] == pytest.approx(300 / math.tan(0.325))
+    assert (camera.K[0, 2], camera.K[1, 2]) == (400, 300)
+    path.write_text(json.dumps({**stated, "camera_angle_y": 3.2, "frames": [frame]}))
+    with pytest.raises(InputError, match=r"camera_angle_y is 3\.2"):
+        read_calibration(path)
+
+
 def test_blenders_angle_takes_the_clips_size(tmp_path: Path) -> None:
     frames = [{"file_path": "./a", "transform_matrix": np.eye(4).tolist()}]
     path = tmp_path / "transforms.json"

@@ -32,6 +32,7 @@ from capture.datasets.importing import (
 )
 from capture.datasets.pictures import plan_pictures
 from capture.datasets.recognise import read_data_set
+from capture.following import Picture, store_and_follow
 
 SIDE = 256
 
@@ -408,6 +409,20 @@ def test_what_was_exported_is_captured_again_as_it_was(
         torch.arccos(((turn.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1))
     )
     assert float(angle.median()) < 1.5
+
+
+def test_cuts_are_counted_in_frames_where_pictures_are_missing(tmp_path: Path) -> None:
+    still, other = noise(256, 256, 3), 255 - noise(256, 256, 3)
+    scenes = [None] * 5 + [still] * 20 + [other] * 15
+    pictures = (None if one is None else Picture(one) for one in scenes)
+    counts: list[int] = []
+    seen = store_and_follow(pictures, (256, 256), tmp_path, counts.append, first=3)
+    assert seen.cuts == [25]
+    assert (seen.frames, counts) == (40, list(range(1, 41)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{frame:06d}.jpg" for frame in range(8, 43)
+    ]
+    assert not seen.face.landmarks.valid.any()
 
 
 def test_the_command_says_what_does_not_go_with_a_folder(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ names have no suffix.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from capture.datasets.description import (
     natural,
 )
 from capture.datasets.reading import LARGEST_SIDE, Fields, read_json
-from capture.known_camera import DISTORTION, OPENGL, PINHOLE_MODELS
+from capture.known_camera import ANGLES, DISTORTION, OPENGL, PINHOLE_MODELS, transforms_pinhole
 
 SPLIT_FILES: tuple[tuple[str, Part], ...] = (
     ("transforms_train.json", "train"),
@@ -143,22 +142,19 @@ def _lens(fields: Fields, picture: Path, sizes: dict[str, tuple[int, int]]) -> L
         if folder not in sizes:
             sizes[folder] = picture_size(picture)
         width, height = sizes[folder]
-    if "fl_x" in fields:
-        fx = fields.number("fl_x", low=1.0)
-        fy = fields.number("fl_y", fx, low=1.0)
-    else:
-        fx = _focal(fields, "camera_angle_x", width)
-        fy = _focal(fields, "camera_angle_y", height) if "camera_angle_y" in fields else fx
-    cx = fields.number("cx", width / 2, low=-LARGEST_SIDE, high=2 * LARGEST_SIDE)
-    cy = fields.number("cy", height / 2, low=-LARGEST_SIDE, high=2 * LARGEST_SIDE)
+    ranges = {"fl_x": (1.0, 1e9), "fl_y": (1.0, 1e9)}
+    if "fl_x" not in fields:
+        ranges = {"camera_angle_x": ANGLES, "camera_angle_y": ANGLES}
+    ranges |= dict.fromkeys(("cx", "cy"), (-LARGEST_SIDE, 2 * LARGEST_SIDE))
+    needed = ("fl_x", "camera_angle_x")
+    numbers = {
+        name: fields.number(name, low=low, high=high)
+        for name, (low, high) in ranges.items()
+        if name in fields or name in needed
+    }
     distortion = tuple(fields.number(key, 0.0, low=-100, high=100) for key in DISTORTION)
-    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    K = transforms_pinhole(numbers, (width, height))
     return Lens(K, (width, height), distortion if any(distortion) else ())
-
-
-def _focal(fields: Fields, key: str, side: int) -> float:
-    angle = fields.number(key, low=1e-3, high=3.1)
-    return 0.5 * side / math.tan(0.5 * angle)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
