@@ -70,7 +70,8 @@ def train(
         capture: a folder that `avatar capture` made.
         output: the run folder; the avatar becomes OUTPUT/avatar.avatar.
         preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
-        device: where to compute; auto takes the fastest that works here.
+        device: where to fit; auto takes an NVIDIA GPU where its kernels run, else the CPU. A run may go on on
+            another device.
         resume: go on with the run in OUTPUT.
         overwrite: throw the run in OUTPUT away and start over.
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
@@ -98,6 +99,7 @@ def train(
             port=port if view else None,
             who=who,
             consent=consent,
+            device=device,
         )
     console.print(f"The avatar is {output}/avatar.avatar. Next: avatar eval {output}")
 

@@ -69,7 +69,8 @@ def create(
             all cameras.
         output: folder for all results; out/CLIPNAME, of the first clip, where not given.
         preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
-        device: where to compute; auto takes the fastest that works here.
+        device: where to fit; auto takes an NVIDIA GPU where its kernels run, else the CPU. A run may go on on
+            another device.
         mask: a matte clip of the same length (white is the person), instead of the built-in matting; of
             several cameras one for each clip, in their order.
         mirrored: all clips are mirrored, as some selfie apps save them: flip them back.
@@ -147,6 +148,7 @@ def create(
             port=port if view else None,
             who=who,
             consent=consent,
+            device=device,
         )
         copy_file(output / "me.run" / "avatar.avatar", output / "me.avatar")
         avatar = Avatar.load(output / "me.avatar")  # measured as it is stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,19 @@ class Avatar(nn.Module):
             means=self.means.detach(),
         )
         self.deformer = make_deformer(deformer, setup, settings, generator)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Avatar:
+        """Move what is no parameter and no buffer too, so that ``to`` brings a whole avatar to a GPU and back."""
+        super()._apply(fn, recurse)
+        rest, camera = self.rest, self.camera
+        self.rest = HeadState(
+            fn(rest.expression), fn(rest.gaze), fn(rest.T_world_head), fn(rest.T_world_torso)
+        )
+        self.camera = replace(camera, K=fn(camera.K), T_cam_world=fn(camera.T_cam_world))
+        self._stretch.move(fn)
+        self._eye, self._corners = fn(self._eye), fn(self._corners)
+        self._corner_weights = fn(self._corner_weights)
+        return self
 
     def set_binding(self, binding: Binding) -> None:
         """Replace the binding (densification reorders and adds Gaussians)."""
