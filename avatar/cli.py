@@ -109,6 +109,7 @@ def evaluate_command(
     run: tyro.conf.Positional[Path],
     /,
     max_side: int | None = None,
+    device: Device = "auto",
     watermark: bool = True,
     json_file: JsonFile = None,
 ) -> None:
@@ -118,6 +119,7 @@ def evaluate_command(
         run: a folder that `avatar train` made.
         max_side: longer side at which pictures are compared, pixels; where not given, the one at which
             the avatar was trained. Numbers taken at different sizes do not compare.
+        device: where frames a second are timed; auto takes an NVIDIA GPU where its kernels run, else the CPU.
         watermark: mark the avatar's pictures in the preview invisibly; what is measured is never marked.
         json_file: also write the numbers to this file; - prints them.
     """
@@ -127,9 +129,12 @@ def evaluate_command(
 
     if max_side is not None and max_side < 64:
         raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
+    need_device(device)
     avatar = Avatar.load(run / "avatar.avatar")
     with ProgressDisplay() as report:
-        result = evaluate_run(avatar, capture_of(run), run, report, max_side, watermark=watermark)
+        result = evaluate_run(
+            avatar, capture_of(run), run, report, max_side, watermark=watermark, device=device
+        )
     warnings = warnings_of(result)
     write_json_file(json_file, result)
     if json_file is None:

@@ -152,7 +152,9 @@ def create(
         )
         copy_file(output / "me.run" / "avatar.avatar", output / "me.avatar")
         avatar = Avatar.load(output / "me.avatar")  # measured as it is stored
-        result = evaluate_run(avatar, captured, output / "me.run", report, watermark=watermark)
+        result = evaluate_run(
+            avatar, captured, output / "me.run", report, watermark=watermark, device=device
+        )
     for name in ("eval.json", "preview.mp4", "report.html"):
         copy_file(output / "me.run" / "eval" / name, output / name)
     write_json_file(json_file, result)

@@ -47,6 +47,11 @@ class Lane:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
+    def synchronize(self) -> None:
+        """Wait for the work of the lane; on the CPU it is done."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Put the work inside the block onto the lane, after what is under way and before what follows."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ PLAIN = "HEADSPLAT_PLAIN_STEPS"
 
 Size = tuple[int, int]
 """Width and height of a picture, pixels."""
+
+
+class Graph(Protocol):
+    """A captured step."""
+
+    def replay(self) -> None:
+        """Take it again, on what now lies where it read when it was captured."""
 
 
 class StepRunner:
@@ -64,10 +72,10 @@ class StepRunner:
 
     def forget(self) -> None:
         """Drop all graphs: tensors have moved."""
-        self._graphs: dict[Size | int, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[Size | int, Graph] = {}
         self._taken: Counter[Size | int] = Counter()
         # One pool for all: nothing that a graph leaves in it is read after the replay.
-        self._pool = torch.cuda.graph_pool_handle() if self.captures else None
+        self._pool: Any = None
         self._gradient: Tensor | None = None
         self._deformer_inputs: tuple[Tensor, Tensor] | None = None
 
@@ -184,18 +192,9 @@ class StepRunner:
         self._taken[key] += 1
         if self._taken[key] <= WARM_UP:
             return False
-        assert self._lane.stream is not None
         try:
-            self._lane.stream.synchronize()
-            work, graph = prepare(), torch.cuda.CUDAGraph()
-            # Other threads read pictures and serve the viewer meanwhile.
-            with torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=self._lane.stream,
-                capture_error_mode="thread_local",
-            ):
-                work()
+            self._lane.synchronize()
+            self._graphs[key] = self._graph_of(prepare())
         except RuntimeError as error:
             # A capture that breaks off has run nothing.
             self.captures = False
@@ -207,8 +206,22 @@ class StepRunner:
                 f"Steps cannot be captured in a CUDA graph here, so they take longer: {reason}"
             )
             return False
-        self._graphs[key] = graph
         return True
+
+    def _graph_of(self, work: Callable[[], None]) -> Graph:
+        """Capture ``work``, which is not run by that."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads read pictures and serve the viewer meanwhile.
+        with torch.cuda.graph(
+            graph,
+            pool=self._pool,
+            stream=self._lane.stream,
+            capture_error_mode="thread_local",
+        ):
+            work()
+        return graph
 
     # -- room for pairs -----------------------------------------------------------------------
 
