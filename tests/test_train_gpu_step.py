@@ -6,28 +6,32 @@ What only a GPU shows is in test_cuda_gpu.py.
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from emulator.gpu import pretend_to_train_on_gpu
 from test_train import tensors_of
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avatar.capture_data import Capture
 from avatar.checks import InputError
-from avatar.raster import cuda_raster, front
+from avatar.model.avatar import Avatar
+from avatar.raster import cuda, cuda_fused, cuda_raster, front, fused, rasterize
 from avatar.raster.cuda_raster import pair_budget
 from avatar.raster.fused import FusedAdam, unpack_target
+from avatar.train import step
 from avatar.train.device import compute_device
+from avatar.train.fit_state import FitState
 from avatar.train.graph import WARM_UP, StepRunner
 from avatar.train.loop import Trainer, fit
 from avatar.train.memory import out_of_memory_said
-from avatar.train.step import StepInputs, picture_step
+from avatar.train.placement import Placement
 from configs import PRESETS
 
 QUICK = replace(PRESETS["smoke"], steps=40)
@@ -55,6 +59,20 @@ def assert_equal(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(got[name], value), name
+
+
+def assert_same_person(one: Trainer, other: Trainer, bound: float) -> None:
+    """Compare what was fitted, by its pictures, with how far the fit has come."""
+    begun = Avatar.load(one.run / "start.avatar")
+    for row in range(len(one.store)):
+        state, camera = one.store.states[row], one.store.camera(row)
+        first, last, twin = (
+            rasterize(avatar.pose(state), camera, background=torch.ones(3)).rgb.detach()
+            for avatar in (begun, one.snapshot(), other.snapshot())
+        )
+        come = (last - first).abs().mean()
+        assert come > 0.01
+        assert (last - twin).abs().mean() < bound * come
 
 
 # -- the same place for every step ------------------------------------------------------------
@@ -184,7 +202,8 @@ class Watch(TorchDispatchMode):
         name = str(func).rsplit(".", 1)[0]
         self.ops += 1
         if name in WAITS:
-            self.waits.append(str(func))
+            line = [f for f in traceback.extract_stack() if "/avatar/" in f.filename][-1:]
+            self.waits.append(f"{func} {line}")
         if name.startswith("aten.index"):
             indices = [i for a in args if isinstance(a, (list, tuple)) for i in a]
             if any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices):
@@ -230,6 +249,8 @@ def test_no_step_waits_for_the_device(small_capture, tmp_path, monkeypatch, kind
     ):
         before = {name: value.clone() for name, value in tensors_of(trainer.avatar).items()}
         deformer_stepped = len(trainer.state.pending)
+        # Counts of pairs come in when they like, in the host's own memory; here they never do.
+        monkeypatch.setattr(cuda_raster._Reading, "ready", lambda reading: False)
         with Watch() as watch:
             for _ in range(trainer.config.deformer_frames):
                 trainer.runner.take(0, rgba, torch.ones(3), half=True, measure=True)
@@ -243,80 +264,68 @@ def test_no_step_waits_for_the_device(small_capture, tmp_path, monkeypatch, kind
 
 
 def test_a_step_on_a_gpu_touches_no_tensor_of_the_cpu(small_capture, tmp_path, monkeypatch):
-    """torch's fake tensors have a device and a shape but no numbers, and refuse ops across devices."""
+    """On torch's device without numbers, which as a GPU refuses to work on tensors of the CPU too."""
     with ready_to_step(small_capture, tmp_path) as (trainer, rgba):
         pass
-    state, runner = trainer.state, trainer.runner
-    stepped: list[torch.device] = []
+    there = torch.device("meta")
+    state, stepped = trainer.state, []
 
     def adam_step(adam: FusedAdam) -> None:
         for group in adam.param_groups:
             stepped.extend(p.grad.device for p in group["params"] if p.grad is not None)
 
-    monkeypatch.setattr(FusedAdam, "step", adam_step)  # reads pointers, which fake tensors have not
+    # What tells a GPU from the rest, and what takes addresses; posing, drawing and loss have shapes to give.
+    for module in (cuda, front):
+        monkeypatch.setattr(module, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(front, "missing", tuple)
+    monkeypatch.setattr(fused, "_check_float", lambda *args, **kwargs: None)
+    monkeypatch.setattr(torch.library, "get_ctx", lambda: SimpleNamespace(new_dynamic_size=int))
+    monkeypatch.setattr(FusedAdam, "step", adam_step)
     monkeypatch.setattr(cuda_raster.PairBudget, "expect", lambda budget, number: None)
-    inputs = runner._filled(0, rgba, torch.ones(3), True)
-    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+    monkeypatch.setattr(step, "unpack_target", cuda_fused.unpack_target)
+    packed = trainer.runner._rows.packed[1, 0].to(there)
+    inputs = step.inputs_of(
+        trainer.runner._rows,
+        packed,
+        rgba.to(there),
+        torch.ones(3, device=there),
+        torch.zeros(2, dtype=torch.int64, device=there),
+    )
+    on_gpu = FitState(state.avatar, state.config, there)
+    place(on_gpu.placement, state.placement, there)
+    on_gpu.placement._of = on_gpu.avatar.triangle
+    gradient = step.picture_step(on_gpu, inputs, measure=True)
+    assert gradient.shape == (len(state.avatar), 13)
+    tensors = [*on_gpu.avatar.state_dict().values(), *vars(on_gpu.sums).values(), gradient]
+    assert {tensor.device for tensor in tensors} == set(stepped) == {there}
+    assert len(stepped) == 6
+    with pytest.raises(RuntimeError, match="device"):  # it does refuse
+        on_gpu.avatar.means + torch.zeros(3)
 
-        def there(tensor: torch.Tensor) -> torch.Tensor:
-            return mode.from_tensor(tensor.detach()).to("cuda")
 
-        avatar = state.avatar
-        for module in avatar.modules():
-            for name, parameter in list(module._parameters.items()):
-                module._parameters[name] = torch.nn.Parameter(there(parameter))
-            for name, buffer in list(module._buffers.items()):
-                module._buffers[name] = there(buffer)
-        moved = avatar._apply(lambda tensor: tensor if tensor.is_cuda else there(tensor))
-        assert moved.means.device.type == "cuda"
-        for group in state.adam.param_groups:
-            group["params"] = [getattr(avatar, group["name"])]
-        state.hidden = there(state.hidden)
-        for name, value in vars(state.sums).items():
-            setattr(state.sums, name, there(value))
-        placement = state.placement
-        for name in ("_anchor", "_reach", "_axes", "_wall", "_tongue"):
-            setattr(placement, name, there(getattr(placement, name)))
-        placement._lids = tuple(there(value) for value in placement._lids)
-        placement._eyes = [tuple(there(value) for value in eye) for eye in placement._eyes]
-        placement._of = avatar.triangle
-        on_gpu = StepInputs(
-            there(inputs.features),
-            replace(inputs.state, **{k: there(v) for k, v in vars(inputs.state).items()}),
-            replace(
-                inputs.camera,
-                K=there(inputs.camera.K),
-                T_cam_world=there(inputs.camera.T_cam_world),
-            ),
-            there(inputs.rgba),
-            there(inputs.background),
-            there(inputs.pairs),
-        )
-        gradient = picture_step(state, on_gpu, measure=True)
-        assert gradient.device.type == "cuda"
-        assert gradient.shape == (len(avatar), 13)
-        assert len(stepped) == 6
-        assert {device.type for device in stepped} == {"cuda"}
-        for tensor in (*vars(state.sums).values(), avatar.means, avatar.colours):
-            assert tensor.device.type == "cuda"
+def place(one: Placement, other: Placement, device: torch.device) -> None:
+    """Let ``one`` have the limits of the other, on a device."""
+    for name in ("_anchor", "_reach", "_axes", "_wall", "_tongue"):
+        setattr(one, name, getattr(other, name).to(device))
+    rows, outward = other._lids
+    one._lids = (rows.to(device), outward.to(device))
+    one._eyes = [(r.to(device), c.to(device), d.to(device)) for r, c, d in other._eyes]
 
 
 # -- the whole fit with emulated kernels ------------------------------------------------------
 
 
 def test_a_fit_with_the_kernels_of_a_gpu_is_the_cpus(small_capture, tmp_path, monkeypatch, graphs):
-    expected = finished(Trainer(small_capture, tmp_path / "cpu", SMALL))
+    plain = Trainer(small_capture, tmp_path / "cpu", SMALL)
+    expected = finished(plain)
     with pretend_to_train_on_gpu(monkeypatch):
         trainer = captured(Trainer(small_capture, tmp_path / "gpu", SMALL))
         found = finished(trainer)
         trainer.save_checkpoint()
     assert found.keys() == expected.keys()
     assert len(found["avatar.means"]) == len(expected["avatar.means"])
-    for name, value in expected.items():
-        if name.startswith("avatar.") and value.is_floating_point() and value.numel():
-            start_to_end = 1e-3 * float(value.abs().max()) + 1e-6
-            assert float((found[name] - value).abs().mean()) < start_to_end, name
+    # Not number by number: Adam takes as long a step on the rounding error of no gradient as on a gradient.
+    assert_same_person(trainer, plain, 5e-3)
     # The GPU counts its steps in its own memory; a file has a number as of the CPU's.
     resumed = Trainer(small_capture, tmp_path / "gpu", SMALL, resume=True)
     for moments in resumed.adam.state.values():
@@ -332,13 +341,13 @@ def test_room_for_pairs_is_made_where_some_were_left_out(small_capture, tmp_path
         budget = pair_budget(trainer.avatar.means.device, rgba.shape[1], rgba.shape[0])
         inputs = trainer.runner._filled(0, rgba, torch.ones(3), False)
         budget._pending.clear()
-        picture_step(trainer.state, inputs, measure=False)
+        step.picture_step(trainer.state, inputs, measure=False)
         budget._pending.clear()  # of a replayed graph no count comes in
         most, left_out = inputs.pairs.tolist()
         assert left_out == most - 64 > 0
         trainer.runner.make_room()
         assert inputs.pairs.tolist() == [0, 0]
-        picture_step(trainer.state, inputs, measure=False)
+        step.picture_step(trainer.state, inputs, measure=False)
         assert inputs.pairs.tolist()[1] == 0
 
 

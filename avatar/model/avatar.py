@@ -278,8 +278,8 @@ class Avatar(nn.Module):
             inputs[name].requires_grad
             for name in ("displacement", "T_world_head", "T_world_torso", "eye_turns")
         )
-        kernels = {"cpu": pose_native, "cuda": pose_cuda}
-        pose = pose_reference if of_state else kernels[self.means.device.type]
+        kernel = pose_native if self.means.device.type == "cpu" else pose_cuda
+        pose = pose_reference if of_state else kernel
         posed = Gaussians(*pose(**inputs))
         return replace(posed, scales=posed.scales.clamp(max=LARGEST_M))
 

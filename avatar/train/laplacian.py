@@ -10,6 +10,8 @@ from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from avatar.raster import cuda
+
 
 def nearest_neighbours(means: Tensor, count: int) -> Tensor:
     """Return the ``count`` nearest others [N, count] int64 of points [N, 3], fewer where N is smaller.
@@ -37,7 +39,7 @@ class Laplacian:
         """Create for neighbours [N, k] int64, k >= 1."""
         self.neighbours = neighbours
         count, k = neighbours.shape
-        self._on_cpu = neighbours.device.type == "cpu"
+        self._on_cpu = not cuda.on_gpu(neighbours)
         if not self._on_cpu:
             return
         columns = torch.cat([torch.arange(count)[:, None], neighbours], 1).reshape(-1)
