@@ -133,13 +133,15 @@ class FrameStore:
             return camera
         return camera.scaled(max(1, camera.width // 2), max(1, camera.height // 2))
 
-    def expect(self, rows: Sequence[int]) -> None:
+    def expect(self, rows: Sequence[int], half: bool = False) -> None:
         """Read in the background what ``target`` will be asked for next; what else was expected is dropped.
 
         Args:
             rows: in the order in which they will be asked for; beyond ``AHEAD`` they are left.
+            half: at half the size.
         """
-        wanted = [row for row in rows[:AHEAD] if row >= len(self._pixels)]
+        here = len(self._pixels)
+        wanted = [row for row in rows[:AHEAD] if row >= here and row not in self._there[half]]
         self._ahead = {row: self._ahead[row] for row in self._ahead if row in wanted}
         for row in wanted:
             if row not in self._ahead:

@@ -239,11 +239,11 @@ class Trainer:
         self.runner.forget()
         self.step = 0
 
-    def _next_row(self) -> int:
+    def _next_row(self, half: bool) -> int:
         if len(self._order) == 0:
             self._order = torch.randperm(len(self.store), generator=self.generator)
         row, self._order = int(self._order[0]), self._order[1:]
-        self.store.expect([row, *self._order[:AHEAD].tolist()])
+        self.store.expect([row, *self._order[:AHEAD].tolist()], half)
         return row
 
     def _logs(self) -> bool:
@@ -256,8 +256,8 @@ class Trainer:
     def _step(self) -> None:
         config, state = self.config, self.state
         state.set_rates(self._rate_factor())
-        row = self._next_row()
         half = self.step < config.half_resolution * config.steps
+        row = self._next_row(half)
         background = torch.ones(3)
         # On one colour only, Gaussians of that colour could stand for the background.
         if config.random_background:
