@@ -201,7 +201,8 @@ class StepRunner:
             self._graphs.clear()
             self.fit.adam.zero_grad(set_to_none=True)
             self.fit.avatar.zero_grad(set_to_none=True)
-            reason = str(error).splitlines()[0]
+            # What ends a broken capture raises too; what broke it says more.
+            reason = str(error.__context__ or error).splitlines()[0]
             self._said(
                 f"Steps cannot be captured in a CUDA graph here, so they take longer: {reason}"
             )

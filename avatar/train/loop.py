@@ -25,7 +25,7 @@ from avatar.raster.fused import FusedAdam
 from avatar.train.checkpoint import load_newest, save_checkpoint
 from avatar.train.config import TrainConfig
 from avatar.train.densify import densify_steps, plan_densification
-from avatar.train.device import DeviceName, Lane, compute_device
+from avatar.train.device import DeviceName, Lane, compute_device, device_label
 from avatar.train.fit_state import FitState
 from avatar.train.frames import AHEAD, FrameStore, training_cameras, training_frames
 from avatar.train.graph import StepRunner
@@ -125,6 +125,8 @@ class Trainer:
         self._loss = self._psnr = self._worst = math.nan
         self.rollbacks = 0
         self._order = torch.empty(0, dtype=torch.long)
+        if self.lane.stream is not None:
+            self._say(f"Fitting on {device_label(self.lane.device)}")
         if restored is not None:
             self._restore(*restored)
         cut_log(self.run, self.step)
