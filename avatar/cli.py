@@ -70,7 +70,8 @@ def train(
         capture: a folder that `avatar capture` made.
         output: the run folder; the avatar becomes OUTPUT/avatar.avatar.
         preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
-        device: where to compute; auto takes the fastest that works here.
+        device: where to fit; auto takes an NVIDIA GPU where its kernels run, else the CPU. A run may go on on
+            another device.
         resume: go on with the run in OUTPUT.
         overwrite: throw the run in OUTPUT away and start over.
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
@@ -98,6 +99,7 @@ def train(
             port=port if view else None,
             who=who,
             consent=consent,
+            device=device,
         )
     console.print(f"The avatar is {output}/avatar.avatar. Next: avatar eval {output}")
 
@@ -107,6 +109,7 @@ def evaluate_command(
     run: tyro.conf.Positional[Path],
     /,
     max_side: int | None = None,
+    device: Device = "auto",
     watermark: bool = True,
     json_file: JsonFile = None,
 ) -> None:
@@ -116,6 +119,7 @@ def evaluate_command(
         run: a folder that `avatar train` made.
         max_side: longer side at which pictures are compared, pixels; where not given, the one at which
             the avatar was trained. Numbers taken at different sizes do not compare.
+        device: where frames a second are timed; auto takes an NVIDIA GPU where its kernels run, else the CPU.
         watermark: mark the avatar's pictures in the preview invisibly; what is measured is never marked.
         json_file: also write the numbers to this file; - prints them.
     """
@@ -125,9 +129,12 @@ def evaluate_command(
 
     if max_side is not None and max_side < 64:
         raise InputError(f"--max-side must be at least 64 pixels; got {max_side}.")
+    need_device(device)
     avatar = Avatar.load(run / "avatar.avatar")
     with ProgressDisplay() as report:
-        result = evaluate_run(avatar, capture_of(run), run, report, max_side, watermark=watermark)
+        result = evaluate_run(
+            avatar, capture_of(run), run, report, max_side, watermark=watermark, device=device
+        )
     warnings = warnings_of(result)
     write_json_file(json_file, result)
     if json_file is None:

@@ -65,6 +65,8 @@ class AvatarBench:
     """Folder for runs and contact sheets; finished runs in it are measured, not fitted again."""
     preset: Literal["smoke", "draft", "standard", "overnight"] = "draft"
     """What each fit may cost."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to fit, and to time frames a second; auto takes an NVIDIA GPU where its kernels run."""
     deformers: str = "all"
     """Kinds with commas between them, or all."""
     steps: int | None = None
@@ -273,7 +275,7 @@ def _bench_say(what: SayBench) -> None:
 
 
 def _bench_avatar(what: AvatarBench) -> None:
-    from avatar.cli_common import camera_indices
+    from avatar.cli_common import camera_indices, need_device
     from avatar.export.report import write_picture
     from avatar.export.video import contact_sheet
     from avatar.train.bench_avatar import Sheet, bench_avatars, deformer_kinds, print_table
@@ -286,6 +288,7 @@ def _bench_avatar(what: AvatarBench) -> None:
     config = replace(PRESETS[what.preset], seed=what.seed)
     config = replace(config, hold_cameras=camera_indices(what.hold_cameras))
     config = config if what.steps is None else replace(config, steps=what.steps)
+    need_device(what.device)
     kinds = deformer_kinds(what.deformers)
     rig = None if what.novel_truth is None else CameraRig.load(what.novel_truth)
     views = [_novel_view(text) for text in what.novel_view]
@@ -307,6 +310,7 @@ def _bench_avatar(what: AvatarBench) -> None:
             views=views,
             sheet=write_sheet,
             report=report,
+            device=what.device,
         )
     if what.json_file is None:
         console = Console(highlight=False, emoji=False)

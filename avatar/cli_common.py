@@ -62,18 +62,10 @@ def train_config(
 
 def need_device(device: Device) -> None:
     """Refuse a device that was asked for by name and does not work; never take another instead."""
-    from avatar.raster import available_backends
-
-    if device == "auto":
-        return
-    state = available_backends()[device]
-    if not state.startswith("ok"):
-        raise InputError(f"--device {device} does not work here: {state}")
     if device == "cuda":
-        raise InputError(
-            "--device cuda: the CUDA kernels work here (avatar bench rasterizer --gpu), but the fit "
-            "does not use them yet. Leave --device out to fit on the CPU."
-        )
+        from avatar.train.device import compute_device
+
+        compute_device(device)
 
 
 def own_capture(drive: str, model: Avatar, home: Path) -> Capture | None:

@@ -58,7 +58,8 @@ def create(
             all cameras.
         output: folder for all results; out/CLIPNAME, of the first clip, where not given.
         preset: what the fit may cost: smoke (seconds, for tests), draft (a coffee), standard, overnight.
-        device: where to compute; auto takes the fastest that works here.
+        device: where to fit; auto takes an NVIDIA GPU where its kernels run, else the CPU. A run may go on on
+            another device.
         deformer: what makes of expression and pose the motion of the Gaussians beyond the face's own.
         steps: optimisation steps, instead of the preset's.
         seed: seed of all randomness.
@@ -111,10 +112,13 @@ def create(
             port=port if view else None,
             who=who,
             consent=consent,
+            device=device,
         )
         copy_file(output / "me.run" / "avatar.avatar", output / "me.avatar")
         avatar = Avatar.load(output / "me.avatar")  # measured as it is stored
-        result = evaluate_run(avatar, captured, output / "me.run", report, watermark=watermark)
+        result = evaluate_run(
+            avatar, captured, output / "me.run", report, watermark=watermark, device=device
+        )
     for name in ("eval.json", "preview.mp4", "report.html"):
         copy_file(output / "me.run" / "eval" / name, output / name)
     write_json_file(json_file, result)

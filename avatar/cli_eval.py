@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from avatar.capture_data import Capture
+    from avatar.cli_common import Device
     from avatar.export.report import RunFacts
     from avatar.export.report_pictures import Tile
     from avatar.model.avatar import Avatar
@@ -27,6 +28,7 @@ def evaluate_run(
     max_side: int | None = None,
     *,
     watermark: bool = True,
+    device: Device = "auto",
 ) -> dict[str, Any]:
     """Measure, and write eval.json, preview.mp4, pictures and report.html to ``run / "eval"``.
 
@@ -37,6 +39,7 @@ def evaluate_run(
         report: listener of progress.
         max_side: longer side at which pictures are compared; None for the one trained at.
         watermark: mark the avatar's pictures in the preview; what is measured is never marked.
+        device: where frames a second are timed.
     """
     import numpy as np
 
@@ -85,7 +88,7 @@ def evaluate_run(
             detect=detector.detect,
             picture=on_picture,
             camera_picture=on_camera,
-            config=EvaluateConfig(max_side=max_side),
+            config=EvaluateConfig(max_side=max_side, device=device),
             seconds=run_seconds(run),
             report=report,
         )

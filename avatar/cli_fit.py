@@ -13,6 +13,7 @@ from avatar.console import console
 
 if TYPE_CHECKING:
     from avatar.capture_data import Capture
+    from avatar.cli_common import Device
     from avatar.model.avatar import Avatar
     from avatar.train.config import TrainConfig
     from avatar.types import Reporter
@@ -31,10 +32,12 @@ def fit_run(
     port: int | None,
     who: str | None = None,
     consent: str | None = None,
+    device: Device = "auto",
 ) -> Avatar:
     """Fit, with a viewer on ``port`` that looks on unless that is None.
 
     Args:
+        device: where; a run may go on on another.
         who: the name of the person shown, and ``consent`` what they agreed to; of a run that goes on, the
             texts it had are kept where none are given.
     """
@@ -73,6 +76,7 @@ def fit_run(
             overwrite=overwrite,
             report=report,
             listener=listener,
+            device=device,
         )
     who = known.get("who") if who is None else who
     consent = known.get("consent") if consent is None else consent

@@ -5,6 +5,9 @@ All of it under NVIDIA's checker of memory and races: compute-sanitizer python -
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from test_cuda_train import normal, pictures, rest
@@ -15,8 +18,15 @@ from avatar.raster.cuda_pose import pose_cuda
 from avatar.raster.cuda_raster import pairs_left_out
 from avatar.raster.fused import FusedAdam, LowRankAdam, blend_offsets, l1_ssim_loss
 from avatar.raster.posing import pose_native
-from avatar.types import Camera, Gaussians
+from avatar.train.device import compute_device
+from avatar.train.graph import PLAIN
+from avatar.train.loop import Trainer, fit
+from avatar.train.rollback import read_metrics
+from avatar.train.speed import frame_rates
+from avatar.types import Camera, Gaussians, HeadState
+from configs import PRESETS
 
+FIT = replace(PRESETS["smoke"], steps=60)
 NAMES = ("means", "quats", "scales", "opacities", "colours")
 
 pytestmark = pytest.mark.skipif(
@@ -186,3 +196,123 @@ def test_training_does_not_wait_for_the_device():
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert out.stats["visible"] > 0
+
+
+# -- the fit ----------------------------------------------------------------------------------
+
+
+def pictures_of(trainer: Trainer) -> torch.Tensor:
+    """What the avatar looks like in some training rows, drawn on the CPU: [R, H, W, 3]."""
+    avatar, store = trainer.snapshot(), trainer.store
+    with torch.no_grad():
+        return torch.stack(
+            [
+                rasterize(avatar.pose(store.states[k]), store.camera(k)).rgb.clamp(0, 1)
+                for k in range(0, len(store), 7)
+            ]
+        )
+
+
+def trained(capture, folder, device: str, config=FIT, until: int | None = None) -> Trainer:
+    trainer = Trainer(
+        capture, folder, config, device=device, resume=(folder / "config.json").is_file()
+    )
+    for report in trainer.steps():
+        if report.step == until:
+            break
+    return trainer
+
+
+def test_a_fit_on_a_gpu_is_as_good_as_the_cpus(small_capture, tmp_path):
+    cpu, gpu = (trained(small_capture, tmp_path / name, name) for name in ("cpu", "cuda"))
+    assert gpu.runner.captures
+    assert len(gpu.runner._graphs) >= 2
+    assert gpu.avatar.means.is_cuda
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("cpu", "cuda")]
+    for a, b in zip(*rows, strict=True):
+        assert a["step"] == b["step"]
+        assert abs(a["gaussians"] - b["gaussians"]) <= 0.01 * a["gaussians"]
+        assert abs(a["psnr"] - b["psnr"]) < 0.5
+    a, b = pictures_of(cpu), pictures_of(gpu)
+    assert -10 * math.log10(float((a - b).square().mean())) > 30
+    gpu.finish(tmp_path / "me.avatar")
+    assert not gpu.avatar.means.is_cuda
+
+
+def test_replayed_steps_of_a_fit_are_the_plain_ones(small_capture, tmp_path, monkeypatch):
+    replayed = trained(small_capture, tmp_path / "replayed", "cuda")._state()[0]
+    monkeypatch.setenv(PLAIN, "1")
+    plain = trained(small_capture, tmp_path / "plain", "cuda")
+    assert not plain.runner.captures
+    for name, value in plain._state()[0].items():
+        assert torch.equal(value, replayed[name]), name
+
+
+@pytest.mark.parametrize("kind", ["rigid", "latent", "uvmap"])
+def test_every_kind_of_deformer_is_captured(small_capture, tmp_path, kind):
+    config = replace(FIT, steps=30, create=replace(FIT.create, deformer=kind))
+    trainer = trained(small_capture, tmp_path, "cuda", config)
+    assert trainer.runner.captures
+    assert trainer.rollbacks == 0
+
+
+@pytest.mark.parametrize("first", ["cpu", "cuda"])
+def test_a_fit_goes_on_on_another_device(small_capture, tmp_path, first):
+    second = {"cpu": "cuda", "cuda": "cpu"}[first]
+    begun = trained(small_capture, tmp_path, first, until=33)
+    assert begun.save_checkpoint() is not None
+    expected = begun._state()[0]
+    resumed = Trainer(small_capture, tmp_path, FIT, resume=True, device=second)
+    assert resumed.step == 33
+    found = resumed._state()[0]
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    for _ in resumed.steps():
+        pass
+    assert resumed.step == FIT.steps
+    assert resumed.rollbacks == 0
+
+
+def test_a_resumed_fit_on_a_gpu_is_the_one_that_was_not_interrupted(small_capture, tmp_path):
+    whole = trained(small_capture, tmp_path / "whole", "cuda")._state()[0]
+    trained(small_capture, tmp_path / "broken", "cuda", until=33).save_checkpoint()
+    resumed = trained(small_capture, tmp_path / "broken", "cuda")._state()[0]
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_fit_that_falls_apart_on_a_gpu_goes_back_and_writes_nothing_bad(small_capture, tmp_path):
+    trainer = Trainer(small_capture, tmp_path, replace(FIT, checkpoint_seconds=1e9), device="cuda")
+    for report in trainer.steps():
+        if report.step == 20 and trainer.rollbacks == 0:
+            assert trainer.save_checkpoint() is not None
+        if report.step == 30 and trainer.rollbacks == 0:
+            with torch.no_grad():
+                trainer.avatar.log_scales[::3] = math.nan
+        if report.step == 32 and trainer.rollbacks == 0:
+            assert trainer.save_checkpoint() is None
+    assert trainer.rollbacks == 1
+    assert all(v.isfinite().all() for v in trainer._state()[0].values() if v.is_floating_point())
+
+
+def test_replayed_steps_do_not_wait_for_the_device(small_capture, tmp_path):
+    trainer = trained(small_capture, tmp_path, "cuda", until=57)  # long after the last capture
+    row, runner = 0, trainer.runner
+    with trainer.lane.entered():
+        rgba = trainer.store.pixels(row, False)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(2 * trainer.config.deformer_frames):
+                runner.take(row, rgba, torch.ones(3), half=False, measure=False)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert runner.captures
+
+
+def test_frames_a_second_are_measured_on_a_gpu(small_capture, tmp_path):
+    avatar = fit(small_capture, tmp_path / "me.run", replace(FIT, steps=5))
+    states = HeadState.stacked([avatar.rest, avatar.rest])
+    draw, both = frame_rates(avatar, states, avatar.camera, 50, compute_device("cuda"))
+    assert min(draw, both) > 0
+    assert not avatar.means.is_cuda

@@ -461,7 +461,7 @@ def test_ops_keep_the_rules_of_torch():
         ),
         (
             lambda: unpack_target(torch.zeros(4, 4, 4, dtype=torch.uint8, device="meta")),
-            "rgba must be a dense CPU tensor",
+            "rgba must be a dense CPU or CUDA tensor",
         ),
         (
             lambda: unpack_target(torch.zeros(4, 4, 4, dtype=torch.uint8), torch.zeros(4)),

@@ -170,16 +170,16 @@ def test_hidden_gaussians_stay_as_they_were_made(small_capture, tmp_path):
     config = replace(QUICK, densify=replace(QUICK.densify, rounds=0))
     trainer = Trainer(small_capture, tmp_path / "me.run", config)
     # Limits of place and colour hold from the start on, for hidden ones too.
-    trainer._placement.hold(trainer.avatar)
+    trainer.state.placement.hold(trainer.avatar)
     start = {name: value.clone() for name, value in tensors_of(trainer.avatar).items()}
     held = torch.ones(len(trainer.avatar), dtype=torch.bool)
     for _ in trainer.steps():
-        held &= trainer._hidden
+        held &= trainer.state.hidden
     assert 20 < int(held.sum()) < len(held) / 2
     for name, value in tensors_of(trainer.avatar).items():
         assert torch.equal(value[held], start[name][held]), name
     moved = (trainer.avatar.means - start["means"]).detach().abs().amax(1) > 0
-    assert moved[~trainer._hidden].float().mean() > 0.95
+    assert moved[~trainer.state.hidden].float().mean() > 0.95
 
 
 def test_every_stretch_of_head_pose_has_a_witness(small_capture, tmp_path):

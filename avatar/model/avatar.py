@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,19 @@ class Avatar(nn.Module):
         )
         self.deformer = make_deformer(deformer, setup, settings, generator)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Avatar:
+        """Move what is no parameter and no buffer too, so that ``to`` brings a whole avatar to a GPU and back."""
+        super()._apply(fn, recurse)
+        rest, camera = self.rest, self.camera
+        self.rest = HeadState(
+            fn(rest.expression), fn(rest.gaze), fn(rest.T_world_head), fn(rest.T_world_torso)
+        )
+        self.camera = replace(camera, K=fn(camera.K), T_cam_world=fn(camera.T_cam_world))
+        self._stretch.move(fn)
+        self._eye, self._corners = fn(self._eye), fn(self._corners)
+        self._corner_weights = fn(self._corner_weights)
+        return self
+
     def set_binding(self, binding: Binding) -> None:
         """Replace the binding (densification reorders and adds Gaussians)."""
         self.register_buffer("triangle", binding.triangle.long())
@@ -265,8 +278,8 @@ class Avatar(nn.Module):
             inputs[name].requires_grad
             for name in ("displacement", "T_world_head", "T_world_torso", "eye_turns")
         )
-        kernels = {"cpu": pose_native, "cuda": pose_cuda}
-        pose = pose_reference if of_state else kernels[self.means.device.type]
+        kernel = pose_native if self.means.device.type == "cpu" else pose_cuda
+        pose = pose_reference if of_state else kernel
         posed = Gaussians(*pose(**inputs))
         return replace(posed, scales=posed.scales.clamp(max=LARGEST_M))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,11 @@ class Stretch:
         self._lattice, self._triangles = lattice, triangles.T.contiguous().flatten()
         # A sliver without area at rest says nothing: let it count as a square millimetre's hundredth.
         self._rest = self._areas(torch.zeros_like(lattice)).clamp(min=1e-8)
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move or convert all tensors, as ``torch.nn.Module`` does with its own."""
+        self._lattice, self._triangles = fn(self._lattice), fn(self._triangles)
+        self._rest = fn(self._rest)
 
     def _areas(self, displacement: Tensor) -> Tensor:
         corners = (self._lattice + displacement)[self._triangles]

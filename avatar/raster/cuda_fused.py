@@ -33,6 +33,21 @@ class _AdamTensor(ctypes.Structure):
     )
 
 
+# -- Target pictures ----------------------------------------------------------------------------------
+
+
+def unpack_target(rgba: Tensor, background: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return picture [H, W, 3] and mask [H, W] of bytes [H, W, 4] by torch's own kernels, bit for bit the CPU's."""
+    # A number in device memory is divided by; by one that the host gives torch multiplies with its inverse.
+    most = torch.full((), 255.0, device=rgba.device)
+    numbers = rgba.float() / most
+    picture, mask = numbers[..., :3].contiguous(), numbers[..., 3].contiguous()
+    if background is not None:
+        behind = (1 - mask)[..., None]
+        picture = (picture - behind) + behind * background
+    return picture, mask
+
+
 # -- The picture loss and the blend -------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ class PairBudget:
         While a CUDA graph is captured no news is taken in: to ask for it would break the capture.
         """
         while not capturing and self._pending and self._pending[0].ready():
-            self._learn(self._pending.popleft().wait())
+            self.learn(self._pending.popleft().wait())
         if self._gaussians > 0 and gaussians > self._gaussians:
             self._learned = self._learned * gaussians // self._gaussians
         self._gaussians = max(self._gaussians, gaussians)
@@ -134,10 +134,11 @@ class PairBudget:
     def fetch(self, number: Tensor) -> int:
         """Wait for the count [1] of a picture."""
         needed = _Reading(number).wait()
-        self._learn(needed)
+        self.learn(needed)
         return needed
 
-    def _learn(self, needed: int) -> None:
+    def learn(self, needed: int) -> None:
+        """Make room for as many pairs, and more, from the next picture on."""
         # Never less than before: views of a clip differ, and memory that comes and goes costs time.
         self._learned = max(self._learned, int(GROWTH * needed), FIRST_PAIRS)
 

@@ -72,8 +72,7 @@ def unpack_target(rgba: Tensor, background: Tensor | None = None) -> tuple[Tenso
     """Return a training picture and its mask as numbers in [0, 1]: bytes / 255.
 
     Args:
-        rgba: [H, W, 4] uint8 on the CPU, where the bytes of a capture stay: red, green, blue of the
-            person on white, mask.
+        rgba: [H, W, 4] uint8: red, green, blue of the person on white, mask.
         background: [3] float32, the colour that white is changed to where nobody stands.
 
     Returns:
@@ -85,15 +84,17 @@ def unpack_target(rgba: Tensor, background: Tensor | None = None) -> tuple[Tenso
     sizes = check("rgba", rgba, "H W 4")
     if rgba.dtype != torch.uint8:
         raise ValueError(f"rgba must be uint8; got {rgba.dtype}. Pass bytes from 0 to 255.")
-    if rgba.device.type != "cpu" or rgba.layout != torch.strided:
+    if rgba.device.type not in ("cpu", "cuda") or rgba.layout != torch.strided:
         raise ValueError(
-            f"rgba must be a dense CPU tensor; got {rgba.layout}, {rgba.device}. "
-            "Move what this returns, not the bytes."
+            f"rgba must be a dense CPU or CUDA tensor; got {rgba.layout}, {rgba.device}. "
+            "Move it with .to(device)."
         )
     if background is not None:
         check("background", background, "3")
         _check_float("background", background, like=rgba)
         background = background.contiguous()
+    if cuda.on_gpu(rgba):
+        return cuda_fused.unpack_target(rgba, background)
     rgba = rgba.contiguous()
     picture = torch.empty(sizes["H"], sizes["W"], 3, dtype=torch.float32)
     mask = torch.empty(sizes["H"], sizes["W"], dtype=torch.float32)
@@ -174,7 +175,7 @@ def _l1_ssim_grad(ctx: Any, v_loss: Any, _: Any) -> tuple[Any, ...]:
     # gradients on, somebody wants a second derivative, which the op below refuses; a tracer's tensor
     # is no plain one and has no value.)
     plain = type(v_loss) is Tensor and not torch.is_grad_enabled()
-    if plain and v_loss.device.type == "cpu" and v_loss.item() == 1:
+    if plain and not cuda.on_gpu(v_loss) and v_loss.item() == 1:
         return gradient, None, None, None
     return _l1_ssim_backward(v_loss, gradient, image), None, None, None
 
@@ -432,6 +433,13 @@ class FusedAdam(torch.optim.Optimizer):
                 (parameter, state["exp_avg"], state["exp_avg_sq"])
             )
         return loss
+
+    def take_state(self, parameter: Tensor, state: dict[str, Any]) -> None:
+        """Take over a parameter's state, of whichever device it was, on the parameter's own."""
+        self.state[parameter] = {
+            name: value.to(parameter.device) if isinstance(value, Tensor) else value
+            for name, value in state.items()
+        }
 
     def write_rates(self) -> None:
         """Hand the groups' rates to the GPU: to be called between replays of a captured step."""

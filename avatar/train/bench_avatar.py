@@ -20,6 +20,7 @@ from avatar.model.avatar import Avatar
 from avatar.model.deformers import DEFORMERS, DeformerKind
 from avatar.raster import one_torch_thread
 from avatar.train.config import TrainConfig
+from avatar.train.device import DeviceName
 from avatar.train.evaluate import Detector, EvaluateConfig, evaluate
 from avatar.train.frames import training_cameras
 from avatar.train.loop import fit
@@ -84,6 +85,7 @@ def bench_avatars(
     evaluation: EvaluateConfig = EvaluateConfig(),
     sheet: Callable[[Sheet], None] | None = None,
     report: Reporter = ignore_progress,
+    device: DeviceName = "cpu",
 ) -> dict[str, Any]:
     """Fit and measure an avatar for every capture and deformer; what is fitted already is taken as it is.
 
@@ -98,10 +100,11 @@ def bench_avatars(
         evaluation: what is measured on held-out frames.
         sheet: is given the pictures of each capture.
         report: listener of progress.
+        device: where to fit, and to time frames a second; ``pose_ms`` is always the CPU's.
 
     Returns:
         ``rows``: for each fit ``capture``, ``deformer``, ``psnr``, ``ssim``, ``flip``, ``lmd_px``,
-        ``fit_s``, ``pose_ms``, ``render_fps``, ``bytes``, ``gaussians``, ``regions``, ``sliders``,
+        ``fit_s``, ``pose_ms``, ``render_fps``, ``animate_render_fps``, ``device``, ``bytes``, ``gaussians``, ``regions``, ``sliders``,
         ``novel`` (see ``measure_view``, one entry a view), ``cameras`` (of a capture of several, see
         ``avatar.train.evaluate_cameras.measure_cameras``) and ``calibration``: how far its cameras are from
         those of ``rig`` (see ``calibration_errors``), None where that is not known.
@@ -146,13 +149,13 @@ def bench_avatars(
             settings = with_deformer(config, kind)
             if len(capture.cameras) == 1:
                 settings = replace(settings, hold_cameras=())
-            avatar = _fitted(capture, run, settings, report)
+            avatar = _fitted(capture, run, settings, report, device)
             result = evaluate(
                 avatar,
                 capture,
                 detect=detect,
                 picture=_keep(pictures, kind, shown),
-                config=evaluation,
+                config=replace(evaluation, device=device),
                 seconds=run_seconds(run),
                 report=report,
             )
@@ -173,6 +176,8 @@ def bench_avatars(
                 "flip",
                 "lmd_px",
                 "render_fps",
+                "animate_render_fps",
+                "device",
                 "gaussians",
                 "regions",
                 "sliders",
@@ -203,7 +208,9 @@ def _calibration(capture: Capture, rig: CameraRig | None) -> dict[str, float] | 
     return calibration_errors(capture, rig)
 
 
-def _fitted(capture: Capture, run: Path, config: TrainConfig, report: Reporter) -> Avatar:
+def _fitted(
+    capture: Capture, run: Path, config: TrainConfig, report: Reporter, device: DeviceName
+) -> Avatar:
     """The avatar of a run: read where it is finished, gone on with where it was begun, else fitted."""
     again = can_resume(capture, run, config)
     file = run / "avatar.avatar"
@@ -211,7 +218,7 @@ def _fitted(capture: Capture, run: Path, config: TrainConfig, report: Reporter) 
         avatar = Avatar.load(file)
         if avatar.header.get("config") == config.to_json():
             return avatar
-    fit(capture, run, config, resume=again, overwrite=not again, report=report)
+    fit(capture, run, config, resume=again, overwrite=not again, report=report, device=device)
     return Avatar.load(file)  # measured as it is stored
 
 

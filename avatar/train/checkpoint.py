@@ -58,8 +58,13 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
 
 
 def store(tensors: dict[str, Tensor], counts: dict[str, Any], name: str, value: Any) -> None:
-    """File a piece of optimiser state: tensors as tensors, numbers in the header."""
-    if isinstance(value, Tensor):
+    """File a piece of optimiser state: tensors as tensors, numbers in the header.
+
+    A single integer is a number: a GPU counts its steps in its own memory, a CPU does not.
+    """
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_floating_point():
+        counts[name] = int(value)
+    elif isinstance(value, Tensor):
         tensors[name] = value
     else:
         counts[name] = value

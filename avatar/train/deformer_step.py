@@ -42,6 +42,10 @@ class DeformerStep(ABC):
         """Let all rates be ``factor`` times those of the start."""
 
     @abstractmethod
+    def write_rates(self) -> None:
+        """Hand the rates to a GPU: to be called before a step of it is captured or replayed."""
+
+    @abstractmethod
     def step(self, features: Tensor, gradients: Tensor) -> None:
         """Take a step.
 
@@ -110,6 +114,12 @@ class ShapesStep(DeformerStep):
         for adam in self.offset_adams:
             adam.lr = self.rates.offsets * factor
 
+    def write_rates(self) -> None:
+        """Hand the rates to a GPU."""
+        self.network_adam.write_rates()
+        for adam in self.offset_adams:
+            adam.write_rate()
+
     def step(self, features: Tensor, gradients: Tensor) -> None:
         """Take a step on shapes and networks."""
         branches, weights = self.deformer.branches, self.deformer.weights(features)
@@ -165,7 +175,8 @@ class AutogradStep(DeformerStep):
         count = self.avatar.deformer.neighbours
         self.laplacian: Laplacian | None = None
         if count and len(self.avatar) > 1:
-            self.laplacian = Laplacian(nearest_neighbours(self.avatar.means, count))
+            neighbours = nearest_neighbours(self.avatar.means, count)
+            self.laplacian = Laplacian(neighbours.to(self.avatar.means.device))
 
     def _make_optimisers(self) -> None:
         deformer = self.avatar.deformer
@@ -185,6 +196,11 @@ class AutogradStep(DeformerStep):
         """Let all rates be ``factor`` times those of the start."""
         for adam, rate in self._optimisers.values():
             adam.param_groups[0]["lr"] = rate * factor
+
+    def write_rates(self) -> None:
+        """Hand the rates to a GPU."""
+        for adam, _ in self._optimisers.values():
+            adam.write_rates()
 
     def step(self, features: Tensor, gradients: Tensor) -> None:
         """Take a step on all parameters of the deformer."""
@@ -253,7 +269,7 @@ class RigidStep(AutogradStep):
         self._take_template()
 
     def _take_template(self) -> None:
-        self.template = torch.zeros(len(self.avatar), 3)
+        self.template = torch.zeros(len(self.avatar), 3, device=self.avatar.means.device)
         if self.laplacian is not None:
             with torch.no_grad():
                 self.template = self.laplacian(self.avatar.means)
@@ -293,7 +309,7 @@ def _adam_state(adam: FusedAdam, name: str) -> dict[str, Any]:
 def _restore_adam(adam: FusedAdam, name: str, state: Mapping[str, Any]) -> None:
     """Undo ``_adam_state``."""
     for index, parameter in enumerate(adam.param_groups[0]["params"]):
-        adam.state[parameter] = _under(state, f"{name}.{index}.")
+        adam.take_state(parameter, _under(state, f"{name}.{index}."))
 
 
 def _under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -35,11 +35,15 @@ class Plan:
     shrink: Tensor
     """[M] taken from the log scales."""
 
+    def to(self, device: torch.device) -> Plan:
+        """Move all rows to ``device``."""
+        return Plan(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 def plan_densification(
     avatar: Avatar, pull: Tensor, config: DensifyConfig, generator: torch.Generator
 ) -> Plan:
-    """Decide which Gaussians split and which go.
+    """Decide which Gaussians split and which go: on the CPU, wherever the avatar is.
 
     Args:
         avatar: the avatar; not changed.
@@ -48,7 +52,8 @@ def plan_densification(
         generator: source of randomness.
     """
     count = len(avatar)
-    opacity = torch.sigmoid(avatar.logit_opacities.detach())
+    log_scales, quats = avatar.log_scales.detach().cpu(), avatar.quats.detach().cpu()
+    opacity = torch.sigmoid(avatar.logit_opacities.detach().cpu())
     keep = opacity >= config.prune_opacity
     room = max(0, config.maximum - int(keep.sum()))
     number = min(int(config.growth * count), room, int(keep.sum()))
@@ -60,14 +65,14 @@ def plan_densification(
     source = torch.cat([kept, halves])
     is_half = torch.cat([split[kept], torch.ones(len(halves), dtype=torch.bool)])
     # The two halves stand on either side of the middle along a draw from the Gaussian itself.
-    draw = torch.randn(count, 3, generator=generator) * avatar.log_scales.detach().exp() * 0.7
-    shift = torch.einsum("nij,nj->ni", quat_to_matrix(avatar.quats.detach()), draw)
+    draw = torch.randn(count, 3, generator=generator) * log_scales.exp() * 0.7
+    shift = torch.einsum("nij,nj->ni", quat_to_matrix(quats), draw)
     sign = torch.cat([torch.ones(len(kept)), -torch.ones(len(halves))])
     shift = shift[source] * sign[:, None] * is_half[:, None]
     shrink = is_half.float() * torch.log(torch.tensor(SPLIT_SHRINK))
     plan = (source, is_half, shift, shrink)
     # Gaussians are sorted by the part that they belong to.
-    by_part = torch.argsort(avatar.part[source], stable=True)
+    by_part = torch.argsort(avatar.part.cpu()[source], stable=True)
     return Plan(*(rows[by_part] for rows in plan))
 
 
@@ -122,13 +127,17 @@ def shown_share(
         framed: count only what the picture frames. With several cameras, what one frames whole stands at
             the edge of another's picture, and shows there.
     """
-    best = torch.zeros(len(avatar))
+    device = avatar.means.device
+    camera, best = camera.to(device), torch.zeros(len(avatar), device=device)
     for state in states:
         with torch.no_grad():
-            gaussians = avatar.pose(state)
+            gaussians = avatar.pose(state.to(device))
             alone = _weight_alone(gaussians, camera, framed)
+            if device.type == "cuda":
+                # Makes room for all pairs: a call with gradients would rather leave some out than wait.
+                rasterize(gaussians, camera)
         # The gradient of the pictures' sum to a colour is the weight that the colour has in it.
-        probe = torch.zeros(len(avatar), 1, requires_grad=True)
+        probe = torch.zeros(len(avatar), 1, device=device, requires_grad=True)
         rasterize(replace(gaussians, colours=probe), camera).rgb.sum().backward()
         if probe.grad is not None:
             best = torch.maximum(best, probe.grad[:, 0] / alone)

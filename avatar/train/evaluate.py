@@ -6,10 +6,8 @@ over frames of the full frame, person on white.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,14 @@ import torch
 
 from avatar.capture_data import Capture
 from avatar.model.avatar import Avatar
-from avatar.raster import one_torch_thread, rasterize
+from avatar.raster import rasterize
+from avatar.train.device import DeviceName, compute_device, device_label
 from avatar.train.evaluate_cameras import CameraListener, measure_cameras, preview_camera
 from avatar.train.metrics import alpha_iou, flip, lmd_px, lpips, psnr, ssim
 from avatar.train.regions import RegionErrors, label_regions
 from avatar.train.sanity import check_sliders
-from avatar.types import Camera, HeadState, Progress, Reporter, ignore_progress
+from avatar.train.speed import frame_rates
+from avatar.types import Progress, Reporter, ignore_progress
 
 Detector = Callable[[np.ndarray], "np.ndarray | None"]
 """Takes a picture uint8 [H, W, 3], returns face points [478, 3] in pixels or None."""
@@ -42,6 +42,8 @@ class EvaluateConfig:
     """FLIP costs 0.2 s at 512x512 and over a second at 720x1280; it is measured on this many frames, evenly spread."""
     speed_frames: int = 100
     """Frames over which rendering speed is timed."""
+    device: DeviceName = "cpu"
+    """Where rendering speed is timed; auto is the GPU where its kernels run. Pictures are the CPU's."""
 
 
 @torch.no_grad()
@@ -85,6 +87,7 @@ def evaluate(
         ``avatar.train.sanity.check_sliders``. All of that is of the main camera; ``cameras`` has a row for
         each camera of several, see ``avatar.train.evaluate_cameras.measure_cameras``, and is empty for one.
     """
+    device = compute_device(config.device)
     track, splits = capture.track, capture.splits
     everything = list(range(*splits.test))
     missing = capture.cameras[capture.main].missing
@@ -141,7 +144,9 @@ def evaluate(
         cameras = measure_cameras(
             avatar, capture, side, picture=camera_picture, whole=whole, report=report
         )
-    render_fps, animate_fps = _speed(avatar, states[frames or [0]], camera, config.speed_frames)
+    render_fps, animate_fps = frame_rates(
+        avatar, states[frames or [0]], camera, config.speed_frames, device
+    )
     taken = capture.seconds | dict(seconds or {})
     known = {k: round(float(taken.get(k, 0.0)), 2) for k in STAGES}
     return {
@@ -160,7 +165,7 @@ def evaluate(
         "render_fps": render_fps,
         "animate_render_fps": animate_fps,
         "seconds": known | {"total": round(sum(known.values()), 2)},
-        "device": "cpu",
+        "device": device_label(device),
         "regions": regions.result(),
         "cameras": cameras,
         "sliders": check_sliders(avatar),
@@ -177,20 +182,3 @@ def trained_side(avatar: Avatar) -> int | None:
     config = avatar.header.get("config")
     side = config.get("max_side") if isinstance(config, dict) else None
     return side if isinstance(side, int) and side > 0 else None
-
-
-def _speed(avatar: Avatar, states: HeadState, camera: Camera, count: int) -> tuple[float, float]:
-    """Frames a second of drawing alone, and of posing a new state and drawing, from medians."""
-    white = torch.ones(3)
-    draw, both = [], []
-    for k in range(count):
-        state = states[k % len(states)]
-        with one_torch_thread():
-            begin = time.perf_counter()
-            gaussians = avatar.pose(state)
-            posed = time.perf_counter()
-            rasterize(gaussians, camera, background=white)
-            end = time.perf_counter()
-        draw.append(end - posed)
-        both.append(end - begin)
-    return round(1 / median(draw), 1), round(1 / median(both), 1)

@@ -20,6 +20,8 @@ from avatar.types import Camera
 
 CACHE_BYTES = 2 << 30
 """Memory for pictures: 960 frames of 1024 x 576, 580 of 1280 x 720, all that the draft preset takes."""
+GPU_SHARE = 0.5
+"""Share of a GPU's free memory that pictures may take."""
 AHEAD = 6
 """Pictures that are read before they are asked for: 3 megapixels take as long as a step or two."""
 
@@ -78,6 +80,7 @@ class FrameStore:
         *,
         cameras: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        device: torch.device | None = None,
     ) -> None:
         """Read the frames [n] (indices), scaled so that the longer side is ``max_side`` at most.
 
@@ -88,6 +91,8 @@ class FrameStore:
             cameras: indices of the cameras; the main one where None. Frames of which a camera has no
                 picture are no rows.
             cache_bytes: what pictures may take of memory.
+            device: where ``pixels`` leaves them; the CPU where None. A GPU keeps what it was once given as
+                far as that fits into a share of its memory.
         """
         cameras = (capture.main,) if cameras is None else tuple(cameras)
         sizes = {k: capture.size_within(max_side, k) for k in cameras}
@@ -105,6 +110,12 @@ class FrameStore:
         kept = int(np.searchsorted(total, cache_bytes, side="right"))
         # From this row on; copies on disk are for what is read again and again.
         self._copied = kept if cache_bytes > 0 else len(rows)
+        self._device = device or torch.device("cpu")
+        # Whole and half pictures that a GPU keeps, by row.
+        self._there: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
+        self._room = 0
+        if self._device.type == "cuda":
+            self._room = int(GPU_SHARE * torch.cuda.mem_get_info(self._device)[0])
         self._pixels: list[np.ndarray] = []
         self._ahead: dict[int, Future[np.ndarray]] = {}
         self._pool = ThreadPoolExecutor(kernel_threads(), thread_name_prefix="pictures")
@@ -115,17 +126,22 @@ class FrameStore:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def camera(self, row: int) -> Camera:
-        """Return the camera of a row at the size of its picture."""
-        return self._cameras[self._rows[row][1]]
+    def camera(self, row: int, half: bool = False) -> Camera:
+        """Return the camera of a row at the size of its picture, or at half of it."""
+        camera = self._cameras[self._rows[row][1]]
+        if not half:
+            return camera
+        return camera.scaled(max(1, camera.width // 2), max(1, camera.height // 2))
 
-    def expect(self, rows: Sequence[int]) -> None:
+    def expect(self, rows: Sequence[int], half: bool = False) -> None:
         """Read in the background what ``target`` will be asked for next; what else was expected is dropped.
 
         Args:
             rows: in the order in which they will be asked for; beyond ``AHEAD`` they are left.
+            half: at half the size.
         """
-        wanted = [row for row in rows[:AHEAD] if row >= len(self._pixels)]
+        here = len(self._pixels)
+        wanted = [row for row in rows[:AHEAD] if row >= here and row not in self._there[half]]
         self._ahead = {row: self._ahead[row] for row in self._ahead if row in wanted}
         for row in wanted:
             if row not in self._ahead:
@@ -141,19 +157,39 @@ class FrameStore:
             half: at half the size.
             background: [3] what the person stands before; white where None.
         """
+        shown, mask = unpack_target(self.pixels(row, half), background)
+        return shown, mask, self.camera(row, half)
+
+    def pixels(self, row: int, half: bool = False) -> Tensor:
+        """Return a row's picture [H, W, 4] uint8 on the store's device: the person on white, and the mask.
+
+        A GPU is not waited for: the copy to it goes from pinned memory, which is not used again before it ends.
+        """
+        if row in self._there[half]:
+            return self._there[half][row]
         if row < len(self._pixels):
             pixels = self._pixels[row]
         elif row in self._ahead:
             pixels = self._ahead.pop(row).result()
         else:
             pixels = self._read(row)
-        camera = self.camera(row)
         if half:
-            size = (max(1, camera.width // 2), max(1, camera.height // 2))
+            camera = self.camera(row, half)
+            size = (camera.width, camera.height)
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-            camera = camera.scaled(*size)
-        shown, mask = unpack_target(torch.from_numpy(pixels), background)
-        return shown, mask, camera
+        picture = torch.from_numpy(pixels)
+        if self._device.type == "cpu":
+            return picture
+        there = picture.pin_memory().to(self._device, non_blocking=True)
+        if there.numel() <= self._room:
+            self._room -= there.numel()
+            self._there[half][row] = there
+        return there
+
+    def drop_halves(self) -> None:
+        """Make room on a GPU: no picture is asked for at half the size any more."""
+        self._room += sum(picture.numel() for picture in self._there[True].values())
+        self._there[True].clear()
 
     def close(self) -> None:
         """Stop reading ahead."""

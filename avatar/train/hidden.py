@@ -38,9 +38,8 @@ def look_steps(config: TrainConfig) -> set[int]:
 def find_hidden(avatar: Avatar, store: FrameStore, rows: Tensor, share: float) -> Tensor:
     """Return which Gaussians [N], bool, each of the training rows shows less than ``share`` of."""
     several = len(store.cameras.unique()) > 1
-    best = torch.zeros(len(avatar))
+    best = torch.zeros(len(avatar), device=avatar.means.device)
     for row in rows.tolist():
-        camera = store.camera(row)
-        half = camera.scaled(max(1, camera.width // 2), max(1, camera.height // 2))
+        half = store.camera(row, half=True)
         best = torch.maximum(best, shown_share(avatar, [store.states[row]], half, framed=several))
     return best < share

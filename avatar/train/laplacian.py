@@ -10,6 +10,8 @@ from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from avatar.raster import cuda
+
 
 def nearest_neighbours(means: Tensor, count: int) -> Tensor:
     """Return the ``count`` nearest others [N, count] int64 of points [N, 3], fewer where N is smaller.
@@ -30,13 +32,16 @@ def nearest_neighbours(means: Tensor, count: int) -> Tensor:
 class Laplacian:
     """The linear map from values of N Gaussians to value minus mean of the neighbours' values.
 
-    Differentiable, on the CPU. As a sparse matrix, for the gradient of indexing takes ten times as long.
+    Differentiable. On the CPU as a sparse matrix, for there the gradient of indexing takes ten times as long.
     """
 
     def __init__(self, neighbours: Tensor) -> None:
         """Create for neighbours [N, k] int64, k >= 1."""
         self.neighbours = neighbours
         count, k = neighbours.shape
+        self._on_cpu = not cuda.on_gpu(neighbours)
+        if not self._on_cpu:
+            return
         columns = torch.cat([torch.arange(count)[:, None], neighbours], 1).reshape(-1)
         values = torch.tensor([1.0] + [-1.0 / k] * k).repeat(count)
         begins = torch.arange(count + 1) * (k + 1)
@@ -47,6 +52,8 @@ class Laplacian:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Map values [N, C] float32 to [N, C]."""
+        if not self._on_cpu:
+            return values - values[self.neighbours].mean(1)
         return _Apply.apply(values, self._matrix, self._transposed)
 
 

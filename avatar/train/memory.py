@@ -146,6 +146,11 @@ def ran_out(error: BaseException) -> bool:
     return spoken and any(words in str(error).lower() for words in RAN_OUT)
 
 
+def on_a_gpu(error: BaseException) -> bool:
+    """Whether the memory that ran out, see ``ran_out``, is that of a GPU: torch's or a kernel's word."""
+    return isinstance(error, RuntimeError) and "cuda" in str(error).lower()
+
+
 @contextmanager
 def out_of_memory_said(run: Path) -> Iterator[None]:
     """Turn an error for want of memory into an InputError that says what to do."""
@@ -154,6 +159,12 @@ def out_of_memory_said(run: Path) -> Iterator[None]:
     except Exception as error:
         if not ran_out(error):
             raise
+        if on_a_gpu(error):
+            raise InputError(
+                f"The GPU's memory ran out while fitting. {run} can go on from its last checkpoint (the same "
+                "command again; avatar train: with --resume) once other programs that use the GPU have ended "
+                "(nvidia-smi lists them), or with --device cpu; else give a smaller --preset."
+            ) from error
         raise InputError(
             f"Memory ran out while fitting. {run} can go on from its last checkpoint (the same command "
             "again; avatar train: with --resume) once other programs have ended; else give a smaller "

@@ -7,6 +7,8 @@ wrong part tear out of place. So after each step means are put back within reach
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -65,6 +67,19 @@ class Placement:
             avatar.means[rows] = centre + arm * (most / distance).clamp(max=1)[:, None]
 
     def _prepare(self, avatar: Avatar) -> None:
+        """Find limits on the CPU, and leave them where the avatar is."""
+        device, followed = avatar.means.device, avatar.triangle
+        names = ("lattice", "triangles", "triangle", "barycentric", "follow", "eye")
+        there = {name: getattr(avatar, name).cpu() for name in (*names, "eyeballs", "basis")}
+        self._find(SimpleNamespace(**there))
+        for name in ("_anchor", "_reach", "_tongue", "_wall", "_axes"):
+            setattr(self, name, getattr(self, name).to(device))
+        rows, outward = self._lids
+        self._lids = (rows.to(device), outward.to(device))
+        self._eyes = [(r.to(device), c.to(device), d.to(device)) for r, c, d in self._eyes]
+        self._of = followed
+
+    def _find(self, avatar: SimpleNamespace) -> None:
         corners = avatar.lattice[avatar.triangles[avatar.triangle]]
         self._anchor = (corners * avatar.barycentric[..., None]).sum(1)
         skin = (avatar.follow >= 1) & (avatar.triangle < skin_triangles()) & (avatar.eye < 0)
@@ -75,7 +90,7 @@ class Placement:
         out = self._anchor[lids, None] - avatar.eyeballs
         nearer = out.norm(dim=2).argmin(1)
         self._lids = (lids, normalize(out[torch.arange(len(lids)), nearer], dim=1))
-        reach = torch.full((len(avatar),), torch.inf)
+        reach = torch.full((len(avatar.triangle),), torch.inf)
         reach[skin & edge] = EDGE_REACH_M
         reach[mouth] = MOUTH_REACH_M
         self._reach = reach
@@ -83,7 +98,7 @@ class Placement:
         self._tongue = torch.nonzero(tongue)[:, 0]
         on_wall = mouth & ~tongue & (avatar.follow > 0) & (avatar.follow < 1)
         self._wall = torch.nonzero(on_wall)[:, 0]
-        self._axes = torch.ones(len(avatar), 3)
+        self._axes = torch.ones(len(avatar.triangle), 3)
         # Points of jaw and tongue lie in one plane; across it there is no anchor.
         self._axes[mouth, 0] = 0
         radii = eyeball_radii(avatar.lattice, avatar.basis, avatar.eyeballs)
@@ -91,4 +106,3 @@ class Placement:
             (torch.nonzero(avatar.eye == side)[:, 0], avatar.eyeballs[side], radii[side])
             for side in (0, 1)
         ]
-        self._of = avatar.triangle

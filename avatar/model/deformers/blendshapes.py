@@ -55,6 +55,10 @@ class BlendshapeDeformer(Deformer):
             self.add_module(f"{branch.name}network", network(inputs, hidden, hidden, branch.shapes))
             shapes = nn.Parameter(torch.zeros(branch.shapes, branch.count, CHANNELS))
             self.register_parameter(f"{branch.name}offsets", shapes)
+            if branch.sees is not None:
+                # On the network's device: indices from the host would have to be copied at each step.
+                seen = torch.tensor(branch.sees)
+                self.register_buffer(f"{branch.name}sees", seen, persistent=False)
         names = [f"{branch.name}offsets" for branch in self.branches]
         self.companded = frozenset(names)
         self.gaussian_dims = dict.fromkeys(names, 1)
@@ -71,7 +75,9 @@ class BlendshapeDeformer(Deformer):
         """Return each branch's shape weights [..., K] for driving features [..., D]."""
         x = self.standardise(features)
         return [
-            getattr(self, f"{b.name}network")(x if b.sees is None else x[..., b.sees])
+            getattr(self, f"{b.name}network")(
+                x if b.sees is None else x[..., getattr(self, f"{b.name}sees")]
+            )
             for b in self.branches
         ]
 

@@ -66,7 +66,7 @@ class RigidDeformer(Deformer):
         quats = matrix_to_quat(after @ before.mT)
         quats = torch.where(quats[..., :1] < 0, -quats, quats)[..., self.triangle, :]
         growth = (size / size_before).clamp(1 / GROWTH, GROWTH).log()[..., self.triangle]
-        identity = quats.new_tensor([1.0, 0, 0, 0])
+        identity = torch.nn.functional.pad(quats.new_ones(1), (0, 3))  # nothing comes from the host
         share = self.follow[:, None]
         turn = torch.nn.functional.normalize(torch.lerp(identity, quats, share), dim=-1)
         swing = _rotate(turn, self.arm) - self.arm
