@@ -104,9 +104,8 @@ def track_stage(
     focal = config.focal_widths(count)
     mattes_made = [stages.key(f"matte{k or ''}") for k in range(count)]
     made_from: list[Any] = [mattes_made[0], TRACKER, asdict(config.track)]
-    if (
-        count > 1 or known is not None
-    ):  # one clip keeps the key that it had before there were several
+    # One clip keeps the key that it had before there were several.
+    if count > 1 or known is not None:
         cameras = None if known is None else [known.K.tolist(), known.T_cam_world.tolist()]
         metric = None if known is None else known.metric
         made_from = [mattes_made, TRACKER, asdict(config.track), focal, cameras, metric]
